@@ -1,1 +1,3 @@
-//! placeholder
+//! `maree-db.toml`: schema, defaults, validation.
+mod schema;
+pub use schema::*;

@@ -1,0 +1,75 @@
+//! All messages that daemons exchange over rings: the one source of their shapes.
+//!
+//! Every message is a serde type in postcard encoding (little-endian varints, no self-description). Both ends of a
+//! link are always the same version of the executable (DESIGN section 3), so that the ring encoding needs no
+//! compatibility rules; what is written to disk or sent to another node says so in its doc comment and carries a
+//! version of its own. Decoders never panic: hostile bytes give a [`WireError`].
+//!
+//! | lane | direction | message |
+//! |---|---|---|
+//! | log (a shard) | consensusd -> storaged | [`storage::ToStorage`] |
+//! | log (a shard) | storaged -> consensusd | [`storage::FromStorage`] |
+//! | client | gatewayd -> consensusd | [`gateway::ToConsensus`] |
+//! | client | consensusd -> gatewayd | [`gateway::FromConsensus`] |
+//! | peer | both | [`peer::PeerIn`], [`peer::PeerOut`] |
+//! | bulk | both | [`peer::PeerIn`], [`peer::PeerOut`] with snapshot frames |
+//! | read (a reader) | gatewayd -> storaged | [`read::ReadCall`] |
+//! | read (a reader) | storaged -> gatewayd | [`read::ReadReply`] |
+
+pub mod command;
+pub mod gateway;
+pub mod ids;
+pub mod peer;
+pub mod read;
+pub mod storage;
+pub mod view;
+
+pub use ids::*;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// A message that could not be decoded.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot decode {what}: {source}")]
+pub struct WireError {
+    /// The type that was expected.
+    pub what: &'static str,
+    /// What the decoder met.
+    pub source: postcard::Error,
+}
+
+/// Encodes `message`, appending to `out`.
+///
+/// # Panics
+/// Never for the types of this module: they hold no maps with unknown length and no borrowed custom serializers.
+pub fn encode_into<T: Serialize>(message: &T, out: &mut Vec<u8>) {
+    struct Appender<'a>(&'a mut Vec<u8>);
+    impl Extend<u8> for Appender<'_> {
+        fn extend<I: IntoIterator<Item = u8>>(&mut self, iter: I) {
+            self.0.extend(iter);
+        }
+    }
+    postcard::to_extend(message, Appender(out)).expect("wire types always encode");
+}
+
+/// Encodes `message` into a fresh buffer.
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    encode_into(message, &mut out);
+    out
+}
+
+/// Decodes one whole message; bytes left over are an error.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+    let what = std::any::type_name::<T>();
+    let (message, rest) =
+        postcard::take_from_bytes::<T>(bytes).map_err(|source| WireError { what, source })?;
+    if rest.is_empty() {
+        Ok(message)
+    } else {
+        Err(WireError {
+            what,
+            source: postcard::Error::DeserializeBadEncoding,
+        })
+    }
+}

@@ -73,3 +73,29 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_comes_back_and_leftover_bytes_are_an_error() {
+        let message = storage::ToStorage::Truncate {
+            group: FIRST_DATA_GROUP,
+            last: Some(LogPosition { term: 3, index: 9 }),
+        };
+        let mut bytes = encode(&message);
+        assert_eq!(decode::<storage::ToStorage>(&bytes).unwrap(), message);
+        bytes.push(0);
+        assert!(decode::<storage::ToStorage>(&bytes).is_err());
+        assert!(decode::<storage::ToStorage>(&bytes[..1]).is_err());
+    }
+
+    #[test]
+    fn a_stamp_comes_off_again() {
+        let command = command::Command::Tick;
+        let stamped = command::stamp(Revision(7), &command::encode_command(&command));
+        assert_eq!(command::unstamp(&stamped).unwrap(), (Revision(7), command));
+        assert!(command::unstamp(&stamped[..5]).is_err());
+    }
+}

@@ -1,2 +1,51 @@
-//! Placeholder of the executable.
-fn main() {}
+//! `maree-db-bench`: the demo and the measurements.
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(
+    name = "maree-db-bench",
+    version,
+    about = "The demo and the measurements of Maree-DB"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Three nodes on this machine: used, hurt, and used again.
+    Demo(mareedb_bench::demo::Args),
+    /// Daemons killed under a constant load: stalls, terms, losses.
+    Failover(mareedb_bench::rounds::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match &cli.command {
+            Command::Demo(args) => mareedb_bench::demo::run(args).await,
+            Command::Failover(args) => mareedb_bench::rounds::run(args).await,
+        }
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("error: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

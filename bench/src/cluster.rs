@@ -1,0 +1,427 @@
+//! Real nodes for tests, benchmarks and the demo: starts `maree-db-server` processes on loopback addresses, and ends
+//! what it started.
+//!
+//! Invariant: only processes that this value started are ever signalled, by pid. Dropping it kills what still runs: the
+//! supervisors, and with them their daemons (PDEATHSIG).
+
+use crate::http::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A daemon's name as its `comm` shows it.
+pub type DaemonName = &'static str;
+/// The three daemons of a node.
+pub const DAEMONS: [DaemonName; 3] = ["consensusd", "storaged", "gatewayd"];
+/// Port of the REST API.
+pub const REST_PORT: u16 = 8080;
+/// Port of gRPC and the peers.
+pub const GRPC_PORT: u16 = 7001;
+
+/// What a cluster is made of.
+pub struct Options {
+    /// The executable.
+    pub server: PathBuf,
+    /// Directory for configurations, data and logs.
+    pub dir: PathBuf,
+    /// One node an address.
+    pub hosts: Vec<Ipv4Addr>,
+    /// Lines added to each node's configuration, for example `"[storage]\ncache_bytes = 1048576\n"`.
+    pub config: String,
+}
+
+/// A node that can be started, killed and asked.
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub host: Ipv4Addr,
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// Its data directory.
+    pub data: PathBuf,
+    /// What it writes to its error output.
+    pub log: PathBuf,
+    server: PathBuf,
+    child: Option<Child>,
+}
+
+/// Three addresses `127.a.b.1`, `.2`, `.3` that no other run uses while the value lives.
+pub struct Addresses {
+    /// The addresses.
+    pub hosts: Vec<Ipv4Addr>,
+    _claim: TcpListener,
+}
+
+impl Addresses {
+    /// Claims `count` addresses by listening on a port of `127.a.b.254`.
+    pub fn claim(count: u8) -> Addresses {
+        let mut seed = std::process::id();
+        for _ in 0..10_000 {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let [a, b, ..] = (seed >> 8).to_le_bytes();
+            let (a, b) = (64 + a % 128, b);
+            let Ok(claim) = TcpListener::bind((Ipv4Addr::new(127, a, b, 254), GRPC_PORT)) else {
+                continue;
+            };
+            let hosts: Vec<_> = (1..=count).map(|n| Ipv4Addr::new(127, a, b, n)).collect();
+            let free = |host: &Ipv4Addr| {
+                [REST_PORT, GRPC_PORT]
+                    .iter()
+                    .all(|port| TcpListener::bind((*host, *port)).is_ok())
+            };
+            if hosts.iter().all(free) {
+                return Addresses {
+                    hosts,
+                    _claim: claim,
+                };
+            }
+        }
+        panic!("no free loopback addresses among 10,000 tried");
+    }
+}
+
+/// Several nodes.
+pub struct Cluster {
+    /// The nodes, in the order of their addresses.
+    pub nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// Writes the configurations of nodes `node1`, `node2`, ... Nothing is started.
+    pub fn prepare(options: &Options) -> io::Result<Cluster> {
+        let mut nodes = Vec::new();
+        for (at, host) in options.hosts.iter().enumerate() {
+            let name = format!("node{}", at + 1);
+            let dir = options.dir.join(&name);
+            fs::create_dir_all(&dir)?;
+            let data = dir.join("data");
+            let config = dir.join("maree-db.toml");
+            let peers: Vec<String> = options
+                .hosts
+                .iter()
+                .filter(|other| *other != host)
+                .map(|other| format!("\"{other}:{GRPC_PORT}\""))
+                .collect();
+            let text = format!(
+                "[server]\ndata_dir = \"{}\"\nlisten_addr = \"{host}\"\nrest_port = {REST_PORT}\n\n\
+                 [cluster]\nenabled = {}\nnode_id = \"{name}\"\npeers = [{}]\nconsensus_port = {GRPC_PORT}\n\
+                 replication_factor = {}\n\n{}",
+                data.display(),
+                options.hosts.len() > 1,
+                peers.join(", "),
+                options.hosts.len().min(3),
+                options.config,
+            );
+            fs::write(&config, text)?;
+            nodes.push(Node {
+                name,
+                host: *host,
+                config,
+                data,
+                log: dir.join("stderr.log"),
+                server: options.server.clone(),
+                child: None,
+            });
+        }
+        Ok(Cluster { nodes })
+    }
+
+    /// Starts every node that does not run.
+    pub fn start_all(&mut self) -> io::Result<()> {
+        for node in &mut self.nodes {
+            if !node.running() {
+                node.start()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until every running node reports verdict `healthy` with all members online.
+    ///
+    /// # Errors
+    /// After `limit`: what each node said last, and the end of its log.
+    pub async fn await_healthy(&self, limit: Duration) -> Result<(), String> {
+        let members = self.nodes.len();
+        self.await_status(limit, move |status| {
+            status["verdict"] == "healthy" && status["members_online"] == members
+        })
+        .await
+    }
+
+    /// Waits until `accept` holds for `GET /v1/cluster` of every running node.
+    ///
+    /// # Errors
+    /// After `limit`: what each node said last, and the end of its log.
+    pub async fn await_status(
+        &self,
+        limit: Duration,
+        accept: impl Fn(&Value) -> bool,
+    ) -> Result<(), String> {
+        let end = Instant::now() + limit;
+        loop {
+            let mut problem = None;
+            for node in self.nodes.iter().filter(|node| node.child.is_some()) {
+                match node.ask("/v1/cluster").await {
+                    Ok(status) if accept(&status) => {}
+                    Ok(status) => problem = Some(format!("{}: {status}", node.name)),
+                    Err(why) => problem = Some(format!("{}: {why}", node.name)),
+                }
+            }
+            match problem {
+                None => return Ok(()),
+                Some(problem) if Instant::now() >= end => {
+                    let logs: Vec<String> = self.nodes.iter().map(Node::log_end).collect();
+                    return Err(format!(
+                        "not reached within {limit:?}: {problem}\n{}",
+                        logs.join("\n")
+                    ));
+                }
+                // Status is polled, as an operator would: there is no event to wait for from outside of a node.
+                Some(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// Index of the node that leads the meta group, as `GET /v1/cluster` of the first node that knows one tells.
+    pub async fn leader(&self) -> Option<usize> {
+        for node in self.nodes.iter().filter(|node| node.child.is_some()) {
+            if let Ok(status) = node.ask("/v1/cluster").await
+                && let Some(name) = status["leader"].as_str()
+                && let Some(at) = self.nodes.iter().position(|node| node.name == name)
+            {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// Stops all nodes gracefully, all at once, waiting at most `limit` for each.
+    pub fn stop_all(&mut self, limit: Duration) -> io::Result<()> {
+        for node in &self.nodes {
+            node.signal(Signal::SIGTERM);
+        }
+        for node in &mut self.nodes {
+            node.await_exit(limit)?;
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    /// Starts the supervisor; its error output is appended to [`Node::log`].
+    pub fn start(&mut self) -> io::Result<()> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let child = Command::new(&self.server)
+            .arg("--config")
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Whether the supervisor runs.
+    pub fn running(&mut self) -> bool {
+        match self.child.as_mut().map(Child::try_wait) {
+            Some(Ok(None)) => true,
+            Some(_) => {
+                self.child = None;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Pid of the supervisor.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Address of the REST API.
+    pub fn rest(&self) -> SocketAddr {
+        SocketAddr::from((self.host, REST_PORT))
+    }
+
+    /// `ip:port` of gRPC.
+    pub fn grpc(&self) -> String {
+        format!("{}:{GRPC_PORT}", self.host)
+    }
+
+    /// A client of the node.
+    pub fn client(&self) -> Client {
+        Client::new(self.rest())
+    }
+
+    /// `GET path` as JSON.
+    ///
+    /// # Errors
+    /// No connection, no answer within five seconds, or another status than 200.
+    pub async fn ask(&self, path: &str) -> Result<Value, String> {
+        let answer = self
+            .client()
+            .get(path)
+            .await
+            .map_err(|error| error.to_string())?;
+        if answer.status == 200 {
+            Ok(answer.json())
+        } else {
+            Err(format!(
+                "{}: {}",
+                answer.status,
+                String::from_utf8_lossy(&answer.body)
+            ))
+        }
+    }
+
+    /// Pid of a daemon: the child of the supervisor with that `comm`.
+    pub fn daemon_pid(&self, daemon: &str) -> Option<u32> {
+        child_named(self.pid()?, daemon)
+    }
+
+    /// Sends a signal to a daemon and returns its pid; `None` when it does not run at this moment.
+    pub fn signal_daemon(&self, daemon: &str, signal: Signal) -> Option<u32> {
+        let pid = self.daemon_pid(daemon)?;
+        kill(to_pid(pid), signal).ok()?;
+        Some(pid)
+    }
+
+    /// Waits until a daemon runs under another pid than `old`.
+    ///
+    /// # Errors
+    /// None did within `limit`.
+    pub async fn await_restart(
+        &self,
+        daemon: &str,
+        old: u32,
+        limit: Duration,
+    ) -> Result<u32, String> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(pid) = self.daemon_pid(daemon).filter(|pid| *pid != old) {
+                return Ok(pid);
+            }
+            if Instant::now() >= end {
+                return Err(format!(
+                    "{} did not restart {daemon} (pid {old}) within {limit:?}\n{}",
+                    self.name,
+                    self.log_end()
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Sends a signal to the supervisor, if it runs.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid() {
+            // It may have ended by itself; then there is nobody to tell.
+            let _ = kill(to_pid(pid), signal);
+        }
+    }
+
+    /// Kills the supervisor, and by that the node.
+    pub fn kill9(&mut self) -> io::Result<()> {
+        self.signal(Signal::SIGKILL);
+        self.await_exit(Duration::from_secs(5)).map(drop)
+    }
+
+    /// Waits for the end of the supervisor.
+    ///
+    /// # Errors
+    /// It still ran after `limit`.
+    pub fn await_exit(&mut self, limit: Duration) -> io::Result<Option<i32>> {
+        let Some(child) = self.child.as_mut() else {
+            return Ok(None);
+        };
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                self.child = None;
+                return Ok(status.code());
+            }
+            if Instant::now() >= end {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("{} still runs after {limit:?}", self.name),
+                ));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The last lines that the node wrote.
+    pub fn log_end(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let from = lines.len().saturating_sub(30);
+        format!("--- {} ---\n{}", self.name, lines[from..].join("\n"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The child of `parent` whose `comm` is `name`; zombies do not count.
+fn child_named(parent: u32, name: &str) -> Option<u32> {
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = process
+            .file_name()
+            .to_str()
+            .and_then(|pid| pid.parse().ok())
+        else {
+            continue;
+        };
+        // pid (comm) state ppid ...; a process may end while it is looked at.
+        let stat = fs::read_to_string(process.path().join("stat")).unwrap_or_default();
+        let Some((head, tail)) = stat.rsplit_once(") ") else {
+            continue;
+        };
+        let mut fields = tail.split(' ');
+        let (state, ppid) = (fields.next(), fields.next());
+        let comm = head.split_once(" (").map(|(_, comm)| comm);
+        if comm == Some(name) && ppid == Some(&parent.to_string()) && state != Some("Z") {
+            return Some(pid);
+        }
+    }
+    None
+}
+
+fn to_pid(pid: u32) -> Pid {
+    Pid::from_raw(pid.cast_signed())
+}
+
+/// An executable of this workspace that lies beside the running one, as cargo puts them.
+///
+/// # Errors
+/// It is not there: it was not built.
+pub fn sibling_executable(name: &str) -> io::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let mut dir: &Path = own.parent().unwrap_or(Path::new("."));
+    if dir.ends_with("deps") {
+        dir = dir.parent().unwrap_or(dir);
+    }
+    let path = dir.join(name);
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("{} is not built: run `cargo build`", path.display()),
+        ))
+    }
+}

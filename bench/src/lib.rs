@@ -1,0 +1,11 @@
+//! Real clusters for tests, benchmarks and the demo; loads; and the measurements of `maree-db-bench`.
+//!
+//! Everything here sees nodes as their users do: processes, signals, and the public API.
+
+pub mod cluster;
+pub mod demo;
+pub mod failover;
+pub mod http;
+pub mod load;
+pub mod preflight;
+pub mod rounds;

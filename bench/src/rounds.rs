@@ -1,0 +1,123 @@
+//! `maree-db-bench failover`: many kills under a constant load, and the figures.
+
+use crate::cluster::{Addresses, Cluster, DAEMONS, Options, sibling_executable};
+use crate::demo::table;
+use crate::failover::{Blow, Place, Round, stall_figures, strike};
+use crate::load::{Load, Plan, check};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Options of the measurement.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Rounds; each kills every daemon once on the leader and once on a follower.
+    #[arg(long, default_value_t = 20)]
+    pub rounds: u32,
+    /// Writes a second.
+    #[arg(long, default_value_t = 400)]
+    pub rate: u32,
+    /// Clients, spread over the nodes.
+    #[arg(long, default_value_t = 12)]
+    pub clients: usize,
+    /// SIGSTOP instead of kill -9.
+    #[arg(long)]
+    pub stop: bool,
+    /// Build the executables of the nodes first.
+    #[arg(long, hide = true)]
+    pub build: bool,
+    /// Directory for data and logs.
+    #[arg(long, default_value = "target/failover")]
+    pub dir: PathBuf,
+    /// Writes all rounds as JSON to this file.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+}
+
+/// Runs the rounds, prints the table and the figures.
+///
+/// # Errors
+/// A daemon did not come back, or a write was lost, applied twice or failed.
+#[allow(clippy::print_stdout, reason = "its output is its purpose")]
+pub async fn run(args: &Args) -> Result<(), String> {
+    let told = |error: std::io::Error| error.to_string();
+    if args.build {
+        crate::demo::build_executables()?;
+    }
+    let addresses = Addresses::claim(3);
+    let dir = std::path::absolute(&args.dir).map_err(told)?;
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir).map_err(told)?;
+    }
+    let mut cluster = Cluster::prepare(&Options {
+        server: sibling_executable("maree-db-server").map_err(told)?,
+        dir,
+        hosts: addresses.hosts.clone(),
+        config: String::new(),
+    })
+    .map_err(told)?;
+    cluster.start_all().map_err(told)?;
+    cluster.await_healthy(Duration::from_secs(60)).await?;
+    let load = Load::start(Plan {
+        targets: cluster.nodes.iter().map(|node| node.rest()).collect(),
+        clients: args.clients,
+        rate: args.rate,
+        value_bytes: 128,
+        prefix: "failover-".into(),
+    });
+    let blow = if args.stop { Blow::Stop } else { Blow::Kill };
+    let mut rounds: Vec<Round> = Vec::new();
+    for _ in 0..args.rounds {
+        for daemon in DAEMONS {
+            for place in [Place::Leader, Place::Follower] {
+                let round = strike(&cluster, &load, daemon, place, blow).await?;
+                rounds.push(round);
+            }
+        }
+    }
+    let plan = load.plan().clone();
+    let summary = load.stop().await;
+    let verdict = check(&plan, &summary, cluster.nodes[0].rest()).await?;
+    table(&rounds);
+    println!();
+    for daemon in DAEMONS {
+        for place in [Place::Leader, Place::Follower] {
+            let some: Vec<&Round> = rounds
+                .iter()
+                .filter(|round| round.daemon == daemon && round.place == place)
+                .collect();
+            let (median, maximum) = stall_figures(&some);
+            let unmoved = some.iter().filter(|round| round.unmoved()).count();
+            println!(
+                "{daemon:<11} {:<9} longest delay a client: median {median:.1} ms, maximum {maximum:.1} ms; \
+                 term and leader unchanged {unmoved}/{}",
+                format!("{place:?}").to_lowercase(),
+                some.len()
+            );
+        }
+    }
+    println!(
+        "all: {} acknowledged, {} read back, {} lost, {} applied twice, {} failed, {} repeats after a broken \
+         connection; latency p50 {:.1} ms, p99 {:.1} ms",
+        summary.acknowledged,
+        verdict.found,
+        verdict.lost.len(),
+        verdict.twice.len(),
+        summary.failures.len(),
+        summary.retried,
+        summary.latency_us.value_at_quantile(0.5) as f64 / 1000.0,
+        summary.latency_us.value_at_quantile(0.99) as f64 / 1000.0,
+    );
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&rounds).map_err(|error| error.to_string())?;
+        std::fs::write(path, text).map_err(told)?;
+    }
+    cluster.stop_all(Duration::from_secs(20)).map_err(told)?;
+    if verdict.lost.is_empty() && verdict.twice.is_empty() && summary.failures.is_empty() {
+        Ok(())
+    } else {
+        for failure in summary.failures.iter().take(10) {
+            println!("failed: {failure}");
+        }
+        Err("writes were lost, applied twice, or failed".into())
+    }
+}

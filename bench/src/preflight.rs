@@ -71,13 +71,16 @@ fn holder(port: u16) -> Option<String> {
     })?;
     let link = format!("socket:[{inode}]");
     for process in fs::read_dir("/proc").ok()?.flatten() {
+        let pid = process.file_name();
+        if !pid.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            continue;
+        }
         let Ok(fds) = fs::read_dir(process.path().join("fd")) else {
             continue;
         };
         for fd in fds.flatten() {
             if fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == link.as_str()) {
                 let comm = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-                let pid = process.file_name();
                 return Some(format!("by {}, pid {}", comm.trim(), pid.display()));
             }
         }

@@ -1,2 +1,31 @@
-//! Shared memory between the daemons of a node: rings, doorbells, the status board, and the messages on the rings.
+//! Links between the daemons of a node: rings in shared memory that outlive both ends, doorbells, status boards, and how
+//! a daemon inherits them. [`wire`] has all messages.
+//!
+//! Invariants are in docs/formats/ring.md. Non-goals: no async runtime, no knowledge of what messages mean.
+
+mod bell;
+mod board;
+mod exit;
+mod inherit;
+mod mapping;
+mod memory;
+mod receiver;
+mod ring;
+mod sender;
+mod status;
+pub mod testing;
+mod topology;
 pub mod wire;
+
+pub use bell::Bell;
+pub use board::{BoardReader, BoardWriter, CELL_BYTES_MAX, Cell, Gauge};
+pub use exit::ExitCode;
+pub use inherit::{ENV, InheritError, Inheritance, Listeners};
+pub use memory::{Extras, InheritPlan, NodeMemory};
+pub use receiver::Receiver;
+pub use ring::RingError;
+pub use sender::Sender;
+pub use status::{
+    CorruptLink, DaemonState, DaemonStatus, GroupDigest, LastExit, LinkUsage, NodeStatus,
+};
+pub use topology::{ChannelId, Lane, RingSizes, Role, Topology, Waiter};

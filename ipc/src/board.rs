@@ -1,0 +1,235 @@
+//! Status boards: one memfd a process that only it can write, which outlives its daemon and which the others read.
+//!
+//! A cell has two slots, written in turn. A writer that dies in the middle spoils the slot that it writes, and the other
+//! one still holds the value before. A reader never waits for a writer: it tries a few times, then says that there is
+//! nothing.
+
+use crate::mapping::Mapping;
+use crate::topology::Role;
+use crate::wire::{decode, encode};
+use serde::{Serialize, de::DeserializeOwned};
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Mutex};
+
+/// A number that a daemon shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum Gauge {
+    /// 1: the daemon serves.
+    Ready,
+    /// Groups that were restored without an election since the daemon started.
+    Restored,
+    /// 1: a flush takes longer than `storage.stall_limit_ms`.
+    DiskStalled,
+    /// Median duration of recent log flushes, microseconds.
+    FsyncUsP50,
+    /// 99th percentile of recent log flushes, microseconds.
+    FsyncUsP99,
+    /// Bytes of data.
+    DataBytes,
+    /// Free bytes on the file system of the data.
+    FreeBytes,
+    /// I/O errors since the daemon started.
+    IoErrors,
+    /// Client requests since the daemon started.
+    Requests,
+    /// Entries applied since the daemon started.
+    Applied,
+    /// Bytes written to the log since the daemon started.
+    LogBytes,
+    /// Log flushes since the daemon started.
+    Flushes,
+    /// Elections won since the daemon started.
+    Elections,
+    /// Peers that are connected.
+    PeersUp,
+}
+
+/// A small record that a process shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cell {
+    /// `String`: why the process ended itself.
+    LastWords,
+    /// [`crate::CorruptLink`]
+    CorruptLink,
+    /// [`crate::DaemonStatus`] on the supervisor's board.
+    Daemon(Role),
+    /// [`crate::NodeStatus`] on the supervisor's board.
+    Node,
+    /// `Vec<`[`crate::GroupDigest`]`>` on storaged's board.
+    Digests,
+    /// `Vec<`[`crate::LinkUsage`]`>` on the supervisor's board.
+    Links,
+}
+impl Cell {
+    fn index(self) -> usize {
+        match self {
+            Cell::LastWords => 0,
+            Cell::CorruptLink => 1,
+            Cell::Daemon(role) => 2 + role as usize,
+            Cell::Node => 6,
+            Cell::Digests => 7,
+            Cell::Links => 8,
+        }
+    }
+}
+
+const CELLS: usize = 16;
+const GAUGES: usize = 64;
+const SLOT_BYTES: usize = 4096;
+/// The largest record of a cell.
+pub const CELL_BYTES_MAX: usize = SLOT_BYTES - SLOT_HEADER;
+/// sequence u64, length u32, crc u32
+const SLOT_HEADER: usize = 16;
+const AT_BEATS: usize = 0;
+const AT_GAUGES: usize = 64;
+const AT_CELLS: usize = 4096;
+pub(crate) const BOARD_BYTES: usize = AT_CELLS + CELLS * 2 * SLOT_BYTES;
+const _: () = assert!(AT_GAUGES + GAUGES * 8 <= AT_CELLS);
+
+fn slot_at(cell: usize, sequence: u64) -> usize {
+    let slot = usize::from(!sequence.is_multiple_of(2));
+    AT_CELLS + (cell * 2 + slot) * SLOT_BYTES
+}
+
+fn slot_crc(sequence: u64, payload: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&sequence.to_le_bytes()), payload)
+}
+
+/// The owner's end of a board.
+#[derive(Clone)]
+pub struct BoardWriter {
+    map: Arc<Mapping>,
+    /// Sequence numbers of the cells; the lock makes puts of several threads one after the other.
+    sequences: Arc<Mutex<[u64; CELLS]>>,
+}
+
+impl BoardWriter {
+    pub(crate) fn new(map: Mapping) -> BoardWriter {
+        let mut sequences = [0; CELLS];
+        for (cell, sequence) in sequences.iter_mut().enumerate() {
+            // Both slots may be valid, or one torn: going on above the higher one is right in each case.
+            *sequence = [0, 1]
+                .map(|slot| map.word(slot_at(cell, slot)).load(Ordering::Acquire))
+                .into_iter()
+                .max()
+                .unwrap_or(0);
+        }
+        BoardWriter {
+            map: Arc::new(map),
+            sequences: Arc::new(Mutex::new(sequences)),
+        }
+    }
+
+    /// Proves that the main loop runs.
+    pub fn beat(&self) {
+        self.map.word(AT_BEATS).fetch_add(1, Ordering::Release);
+    }
+
+    /// Shows a number.
+    pub fn set(&self, gauge: Gauge, value: u64) {
+        self.map
+            .word(AT_GAUGES + gauge as usize * 8)
+            .store(value, Ordering::Release);
+    }
+
+    /// Adds to a number.
+    pub fn add(&self, gauge: Gauge, value: u64) {
+        self.map
+            .word(AT_GAUGES + gauge as usize * 8)
+            .fetch_add(value, Ordering::AcqRel);
+    }
+
+    /// Shows a record. One that is larger than [`CELL_BYTES_MAX`] is not shown; text is better cut by the caller.
+    pub fn put<T: Serialize>(&self, cell: Cell, value: &T) {
+        let payload = encode(value);
+        if payload.len() > CELL_BYTES_MAX {
+            tracing::warn!(
+                ?cell,
+                bytes = payload.len(),
+                "too large for the status board"
+            );
+            return;
+        }
+        // A poisoned lock means that a thread died in here; what it left is a torn slot, which readers recognise.
+        let mut sequences = self
+            .sequences
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let sequence = sequences[cell.index()] + 1;
+        sequences[cell.index()] = sequence;
+        let at = slot_at(cell.index(), sequence);
+        self.map.word(at).store(0, Ordering::Release);
+        fence(Ordering::SeqCst);
+        let len = u32::try_from(payload.len()).expect("bounded above");
+        self.map.write(at + 8, &len.to_le_bytes());
+        self.map
+            .write(at + 12, &slot_crc(sequence, &payload).to_le_bytes());
+        self.map.write(at + SLOT_HEADER, &payload);
+        self.map.word(at).store(sequence, Ordering::Release);
+    }
+}
+
+/// Another process's board, read-only.
+#[derive(Clone)]
+pub struct BoardReader {
+    map: Arc<Mapping>,
+}
+
+impl BoardReader {
+    pub(crate) fn new(map: Mapping) -> BoardReader {
+        BoardReader { map: Arc::new(map) }
+    }
+
+    /// Beats of the owner's main loop, over all its incarnations.
+    pub fn beats(&self) -> u64 {
+        self.map.word(AT_BEATS).load(Ordering::Acquire)
+    }
+
+    /// A number.
+    pub fn get(&self, gauge: Gauge) -> u64 {
+        self.map
+            .word(AT_GAUGES + gauge as usize * 8)
+            .load(Ordering::Acquire)
+    }
+
+    /// A record; `None` when there is none, or none that is whole.
+    pub fn read<T: DeserializeOwned>(&self, cell: Cell) -> Option<T> {
+        // Bounded: a writer that is quicker than this reader eight times over must not hold it.
+        for _ in 0..8 {
+            let mut slots = [0u64, 1].map(|slot| {
+                let at = slot_at(cell.index(), slot);
+                (self.map.word(at).load(Ordering::Acquire), at)
+            });
+            slots.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
+            if slots[0].0 == 0 {
+                return None;
+            }
+            for (sequence, at) in slots {
+                if let Some(payload) = self.slot(sequence, at) {
+                    return decode(&payload).ok();
+                }
+            }
+        }
+        None
+    }
+
+    fn slot(&self, sequence: u64, at: usize) -> Option<Vec<u8>> {
+        if sequence == 0 {
+            return None;
+        }
+        let mut word = [0; 4];
+        self.map.read(at + 8, &mut word);
+        let len = u32::from_le_bytes(word) as usize;
+        self.map.read(at + 12, &mut word);
+        let crc = u32::from_le_bytes(word);
+        if len > CELL_BYTES_MAX {
+            return None;
+        }
+        let mut payload = vec![0; len];
+        self.map.read(at + SLOT_HEADER, &mut payload);
+        fence(Ordering::SeqCst);
+        let unchanged = self.map.word(at).load(Ordering::Acquire) == sequence;
+        (unchanged && slot_crc(sequence, &payload) == crc).then_some(payload)
+    }
+}

@@ -1,0 +1,132 @@
+//! Exit codes of the node and its daemons: an interface, documented in docs/exit-codes.md.
+
+/// How a process of the node ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// It was told to stop, and did.
+    Done = 0,
+    /// Something else failed.
+    Failed = 1,
+    /// Wrong command line arguments.
+    Usage = 64,
+    /// A port is taken.
+    Unavailable = 69,
+    /// A broken invariant.
+    Internal = 70,
+    /// The machine lacks io_uring, or may lock too little memory.
+    OsUnfit = 71,
+    /// The data directory cannot be made.
+    CannotCreate = 73,
+    /// The disk failed.
+    Io = 74,
+    /// Another node uses the data directory.
+    Locked = 75,
+    /// A ring holds what no correct peer writes.
+    LinkCorrupt = 76,
+    /// The permissions do not suffice.
+    NoPermission = 77,
+    /// The configuration is wrong.
+    Config = 78,
+    /// A daemon died too often.
+    CrashLoop = 80,
+    /// The log is damaged.
+    LogDamaged = 81,
+    /// The state machine's files are damaged.
+    StateDamaged = 82,
+}
+
+impl ExitCode {
+    /// All of them, ascending.
+    pub const ALL: [ExitCode; 15] = [
+        ExitCode::Done,
+        ExitCode::Failed,
+        ExitCode::Usage,
+        ExitCode::Unavailable,
+        ExitCode::Internal,
+        ExitCode::OsUnfit,
+        ExitCode::CannotCreate,
+        ExitCode::Io,
+        ExitCode::Locked,
+        ExitCode::LinkCorrupt,
+        ExitCode::NoPermission,
+        ExitCode::Config,
+        ExitCode::CrashLoop,
+        ExitCode::LogDamaged,
+        ExitCode::StateDamaged,
+    ];
+
+    /// The number.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// The exit code with this number.
+    pub fn from_code(code: i32) -> Option<ExitCode> {
+        Self::ALL
+            .into_iter()
+            .find(|exit| i32::from(exit.code()) == code)
+    }
+
+    /// What it means, in a sentence.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            ExitCode::Done => "stopped as asked",
+            ExitCode::Failed => "failed for a reason that the log tells",
+            ExitCode::Usage => "wrong command line arguments",
+            ExitCode::Unavailable => "a port is taken by another process",
+            ExitCode::Internal => "a broken invariant: a fault of the program",
+            ExitCode::OsUnfit => "the machine lacks io_uring or lockable memory",
+            ExitCode::CannotCreate => "the data directory cannot be made",
+            ExitCode::Io => "the disk failed",
+            ExitCode::Locked => "another node uses the data directory",
+            ExitCode::LinkCorrupt => "shared memory between two daemons is corrupt",
+            ExitCode::NoPermission => "the permissions do not suffice",
+            ExitCode::Config => "the configuration is wrong",
+            ExitCode::CrashLoop => "a daemon died too often",
+            ExitCode::LogDamaged => "the log on disk is damaged",
+            ExitCode::StateDamaged => "the state machine's files are damaged",
+        }
+    }
+
+    /// The way out.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            ExitCode::Done => "nothing to do",
+            ExitCode::Failed => "read the last lines of the journal: journalctl -u mareedb -n 50",
+            ExitCode::Usage => "see maree-db-server --help",
+            ExitCode::Unavailable => {
+                "stop the process that the message names, or change rest_port or consensus_port"
+            }
+            ExitCode::Internal => {
+                "report it with the last words from the journal; the node restarts by itself"
+            }
+            ExitCode::OsUnfit => {
+                "allow io_uring (sysctl kernel.io_uring_disabled=0) and raise LimitMEMLOCK"
+            }
+            ExitCode::CannotCreate => "check the path and permissions of server.data_dir",
+            ExitCode::Io => "check the disk (dmesg, smartctl); the other nodes hold the data",
+            ExitCode::Locked => {
+                "one data directory belongs to one node: stop the other one or change server.data_dir"
+            }
+            ExitCode::LinkCorrupt => {
+                "none needed: both ends restart over a new link; report it if it repeats"
+            }
+            ExitCode::NoPermission => "run it as the owner of server.data_dir",
+            ExitCode::Config => "correct what maree-db-server --check lists",
+            ExitCode::CrashLoop => "see docs/runbooks/crash-loop.md",
+            ExitCode::LogDamaged => {
+                "see docs/runbooks/crash-loop.md: remove the node by force and add it with an empty directory"
+            }
+            ExitCode::StateDamaged => {
+                "see docs/runbooks/crash-loop.md: remove the node by force and add it with an empty directory"
+            }
+        }
+    }
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(exit: ExitCode) -> Self {
+        exit.code().into()
+    }
+}

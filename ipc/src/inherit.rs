@@ -1,0 +1,339 @@
+//! The daemon's side: what it was given at exec, each thing to be taken once.
+
+use crate::bell::Bell;
+use crate::board::{BOARD_BYTES, BoardReader, BoardWriter};
+use crate::mapping::Mapping;
+use crate::memory::kind_of;
+use crate::receiver::Receiver;
+use crate::ring::{HEADER_BYTES, Ring, RingError};
+use crate::sender::Sender;
+use crate::topology::{ChannelId, Lane, Role, Topology, Waiter};
+use crate::wire::{RandomId, decode, encode};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+/// The environment variable that makes an executable a daemon.
+pub const ENV: &str = "MAREEDB_INHERIT";
+/// No configuration is longer.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// What could not be inherited.
+#[derive(Debug, thiserror::Error)]
+pub enum InheritError {
+    /// The variable is not set: this process was not started by a supervisor.
+    #[error("{ENV} is not set: a daemon is started by maree-db-server, never by hand")]
+    Missing,
+    /// The variable's text is malformed.
+    #[error("{ENV} is malformed: {0}")]
+    Malformed(String),
+    /// A descriptor is not what it should be.
+    #[error("{what}: {source}")]
+    Descriptor {
+        /// Which.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A ring is corrupt.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+}
+
+/// What the variable says; descriptors are numbers of the child.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) role: Role,
+    pub(crate) start: RandomId,
+    pub(crate) topology: Topology,
+    pub(crate) config: RawFd,
+    pub(crate) config_bytes: u64,
+    pub(crate) rings: Vec<(ChannelId, RawFd)>,
+    pub(crate) bells: Vec<BellFds>,
+    pub(crate) board: RawFd,
+    pub(crate) boards: Vec<(Role, RawFd)>,
+    pub(crate) rest: Option<RawFd>,
+    pub(crate) grpc: Option<RawFd>,
+    pub(crate) lock: Option<RawFd>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BellFds {
+    pub(crate) waiter: Waiter,
+    pub(crate) ring: RawFd,
+    pub(crate) wait: Option<RawFd>,
+}
+
+impl Manifest {
+    /// Hexadecimal of the postcard encoding.
+    pub(crate) fn to_text(&self) -> String {
+        encode(self)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    pub(crate) fn from_text(text: &str) -> Result<Manifest, InheritError> {
+        let malformed = |why: &str| InheritError::Malformed(why.to_owned());
+        if !text.len().is_multiple_of(2) || !text.is_ascii() {
+            return Err(malformed("no pairs of hexadecimal digits"));
+        }
+        let bytes: Option<Vec<u8>> = (0..text.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok())
+            .collect();
+        let bytes = bytes.ok_or_else(|| malformed("no pairs of hexadecimal digits"))?;
+        let manifest: Manifest =
+            decode(&bytes).map_err(|error| InheritError::Malformed(error.to_string()))?;
+        if let Some(fault) = manifest.topology.fault() {
+            return Err(InheritError::Malformed(fault));
+        }
+        let mut fds = manifest.fds();
+        let count = fds.len();
+        fds.sort_unstable();
+        fds.dedup();
+        if fds.len() != count || fds.first().is_some_and(|fd| *fd <= 2) {
+            return Err(malformed(
+                "a descriptor stands there twice, or is a standard one",
+            ));
+        }
+        Ok(manifest)
+    }
+
+    /// All descriptors, each once.
+    pub(crate) fn fds(&self) -> Vec<RawFd> {
+        let mut fds = vec![self.config, self.board];
+        fds.extend(self.rings.iter().map(|(_, fd)| *fd));
+        fds.extend(
+            self.bells
+                .iter()
+                .flat_map(|bell| [Some(bell.ring), bell.wait].into_iter().flatten()),
+        );
+        fds.extend(self.boards.iter().map(|(_, fd)| *fd));
+        fds.extend([self.rest, self.grpc, self.lock].into_iter().flatten());
+        fds
+    }
+}
+
+/// The listening sockets.
+pub struct Listeners {
+    /// REST.
+    pub rest: OwnedFd,
+    /// gRPC and peers.
+    pub grpc: OwnedFd,
+}
+
+/// Everything that a daemon was given.
+pub struct Inheritance {
+    role: Role,
+    start: RandomId,
+    topology: Topology,
+    config: String,
+    senders: BTreeMap<(Role, Lane), Sender>,
+    receivers: BTreeMap<(Role, Lane), Receiver>,
+    bells: BTreeMap<Waiter, Bell>,
+    peers: Vec<Arc<Bell>>,
+    board: BoardWriter,
+    boards: BTreeMap<Role, BoardReader>,
+    listeners: Option<Listeners>,
+    /// Held as long as the process lives: the data directory stays ours even when the supervisor dies first.
+    _lock: Option<OwnedFd>,
+}
+
+impl Inheritance {
+    /// Whether this process was started as a daemon.
+    pub fn present() -> bool {
+        std::env::var_os(ENV).is_some()
+    }
+
+    /// Takes what the supervisor gave to this process. To be called once, first thing in `main`.
+    ///
+    /// # Errors
+    /// Nothing was given, or something else than the variable says.
+    pub fn from_env() -> Result<Inheritance, InheritError> {
+        let text = std::env::var(ENV).map_err(|_| InheritError::Missing)?;
+        let manifest = Manifest::from_text(&text)?;
+        for fd in manifest.fds() {
+            // SAFETY: only asks whether the number is an open descriptor.
+            if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+                return Err(InheritError::Descriptor {
+                    what: format!("descriptor {fd}"),
+                    source: io::Error::last_os_error(),
+                });
+            }
+        }
+        // SAFETY: the descriptors are open, were passed to this process for exactly this use, stand in the list once, and
+        // nothing else in the process owns them: this runs once, before anything else.
+        let own = |fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
+        Inheritance::assemble(&manifest, own)
+    }
+
+    pub(crate) fn assemble(
+        manifest: &Manifest,
+        mut own: impl FnMut(RawFd) -> OwnedFd,
+    ) -> Result<Inheritance, InheritError> {
+        let role = manifest.role;
+        let told =
+            |what: String| move |source: io::Error| InheritError::Descriptor { what, source };
+        let mut ringing = BTreeMap::new();
+        let mut bells = BTreeMap::new();
+        for fds in &manifest.bells {
+            let kind = kind_of(fds.waiter);
+            ringing.insert(fds.waiter, Arc::new(Bell::new(own(fds.ring), kind)));
+            if let Some(wait) = fds.wait {
+                bells.insert(fds.waiter, Bell::new(own(wait), kind));
+            }
+        }
+        let mut senders = BTreeMap::new();
+        let mut receivers = BTreeMap::new();
+        for (channel, fd) in &manifest.rings {
+            let fd = own(*fd);
+            let capacity = manifest.topology.capacity(channel.lane);
+            let len = usize::try_from(capacity)
+                .unwrap_or(usize::MAX)
+                .saturating_add(HEADER_BYTES);
+            let map =
+                Mapping::new(fd.as_fd(), len, true).map_err(told(format!("ring {channel}")))?;
+            let ring = Ring::open(map, *channel, capacity)?;
+            let other = if channel.from == role {
+                channel.to
+            } else {
+                channel.from
+            };
+            let bell = ringing
+                .get(&channel.waiter_of(other))
+                .cloned()
+                .ok_or_else(|| {
+                    InheritError::Malformed(format!("no doorbell for ring {channel}"))
+                })?;
+            if channel.from == role {
+                senders.insert((other, channel.lane), Sender::attach(ring, bell)?);
+            } else {
+                receivers.insert((other, channel.lane), Receiver::attach(ring, bell)?);
+            }
+        }
+        let board = own(manifest.board);
+        let board =
+            Mapping::new(board.as_fd(), BOARD_BYTES, true).map_err(told("own board".into()))?;
+        let mut boards = BTreeMap::new();
+        for (owner, fd) in &manifest.boards {
+            let fd = own(*fd);
+            let map = Mapping::new(fd.as_fd(), BOARD_BYTES, false)
+                .map_err(told(format!("board of {owner}")))?;
+            boards.insert(*owner, BoardReader::new(map));
+        }
+        let config = File::from(own(manifest.config));
+        let len = manifest.config_bytes;
+        if len > CONFIG_BYTES_MAX {
+            return Err(InheritError::Malformed(format!(
+                "a configuration of {len} bytes"
+            )));
+        }
+        let mut text = vec![0; usize::try_from(len).expect("bounded above")];
+        config
+            .read_exact_at(&mut text, 0)
+            .map_err(told("configuration".into()))?;
+        let config = String::from_utf8(text)
+            .map_err(|_| InheritError::Malformed("the configuration is no UTF-8".into()))?;
+        let listeners = match (manifest.rest, manifest.grpc) {
+            (Some(rest), Some(grpc)) => Some(Listeners {
+                rest: own(rest),
+                grpc: own(grpc),
+            }),
+            _ => None,
+        };
+        Ok(Inheritance {
+            role,
+            start: manifest.start,
+            topology: manifest.topology,
+            config,
+            senders,
+            receivers,
+            bells,
+            peers: ringing.into_values().collect(),
+            board: BoardWriter::new(board),
+            boards,
+            listeners,
+            _lock: manifest.lock.map(own),
+        })
+    }
+
+    /// Which daemon this is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+    /// Start id of the supervisor: another one means that the node was down.
+    pub fn start(&self) -> RandomId {
+        self.start
+    }
+    /// Shape of the node.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+    /// The configuration, as JSON.
+    pub fn config_json(&self) -> &str {
+        &self.config
+    }
+
+    /// The producing end of a ring.
+    ///
+    /// # Panics
+    /// There is no such ring, or it was taken.
+    pub fn sender(&mut self, to: Role, lane: Lane) -> Sender {
+        self.senders
+            .remove(&(to, lane))
+            .unwrap_or_else(|| panic!("no sender to {to} on {lane} left"))
+    }
+
+    /// The consuming end of a ring.
+    ///
+    /// # Panics
+    /// There is no such ring, or it was taken.
+    pub fn receiver(&mut self, from: Role, lane: Lane) -> Receiver {
+        self.receivers
+            .remove(&(from, lane))
+            .unwrap_or_else(|| panic!("no receiver from {from} on {lane} left"))
+    }
+
+    /// The waiting end of one of this daemon's doorbells.
+    ///
+    /// # Panics
+    /// It is not this daemon's, or was taken.
+    pub fn bell(&mut self, waiter: Waiter) -> Bell {
+        self.bells
+            .remove(&waiter)
+            .unwrap_or_else(|| panic!("no doorbell of {waiter:?} left"))
+    }
+
+    /// Rings everybody once: a predecessor may have died between publishing and ringing (RING-6).
+    pub fn ring_all_bells(&self) {
+        for bell in &self.peers {
+            bell.ring();
+        }
+    }
+
+    /// This daemon's board.
+    pub fn board(&self) -> BoardWriter {
+        self.board.clone()
+    }
+
+    /// Another process's board.
+    ///
+    /// # Panics
+    /// `role` is this daemon itself.
+    pub fn peer_board(&self, role: Role) -> BoardReader {
+        self.boards
+            .get(&role)
+            .unwrap_or_else(|| panic!("{role} reads its own board"))
+            .clone()
+    }
+
+    /// The listening sockets; gatewayd's, once.
+    pub fn listeners(&mut self) -> Option<Listeners> {
+        self.listeners.take()
+    }
+}

@@ -1,0 +1,163 @@
+//! Shared memory: sealed memfds and the only place that touches mapped bytes.
+//!
+//! A mapping's bytes may change at any moment by another process's hand. Hence nothing here ever makes a `&[u8]` of
+//! them: words are atomics, everything else is copied in or out.
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+/// Makes a sealed memfd of `bytes` zero bytes: its size never changes again.
+pub(crate) fn sealed_memfd(name: &std::ffi::CStr, bytes: u64) -> io::Result<OwnedFd> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let file = File::from(fd);
+    file.set_len(bytes)?;
+    let fd = OwnedFd::from(file);
+    let seals = nix::fcntl::SealFlag::F_SEAL_SHRINK
+        | nix::fcntl::SealFlag::F_SEAL_GROW
+        | nix::fcntl::SealFlag::F_SEAL_SEAL;
+    nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(fd)
+}
+
+/// A second descriptor of the same memfd that cannot be mapped for writing.
+pub(crate) fn read_only(fd: &OwnedFd) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    Ok(File::open(path)?.into())
+}
+
+/// A shared mapping of a whole memfd.
+pub(crate) struct Mapping {
+    base: NonNull<u8>,
+    len: usize,
+    writable: bool,
+}
+
+// SAFETY: the mapping is plain memory that stays mapped until drop; all access goes through atomics and raw copies.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; concurrent access is what atomics and raw copies of foreign memory are prepared for.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of `fd`.
+    ///
+    /// # Errors
+    /// The file is shorter than `len`, not sealed against shrinking, or cannot be mapped.
+    pub(crate) fn new(fd: impl AsFd, len: usize, writable: bool) -> io::Result<Mapping> {
+        let file = File::from(fd.as_fd().try_clone_to_owned()?);
+        let size = file.metadata()?.len();
+        if size != len as u64 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("shared memory has {size} bytes, {len} expected"),
+            ));
+        }
+        // Without the seal, another process could shrink the file and turn our reads into SIGBUS.
+        let seals = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_GET_SEALS)?;
+        if seals & nix::fcntl::SealFlag::F_SEAL_SHRINK.bits() == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "shared memory is not sealed",
+            ));
+        }
+        let prot = if writable {
+            libc::PROT_READ | libc::PROT_WRITE
+        } else {
+            libc::PROT_READ
+        };
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice overlaps nothing; the result is checked.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                prot,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave null"))?;
+        Ok(Mapping {
+            base,
+            len,
+            writable,
+        })
+    }
+
+    fn check(&self, offset: usize, len: usize) {
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.len),
+            "access beyond shared memory: {offset}+{len} of {}",
+            self.len
+        );
+    }
+
+    /// The 64-bit word at `offset`.
+    ///
+    /// # Panics
+    /// `offset` is not aligned or lies outside.
+    pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
+        self.check(offset, 8);
+        assert!(offset.is_multiple_of(8));
+        // SAFETY: in bounds and aligned (checked above, the base is page aligned), mapped until `self` is dropped, and
+        // every access to these bytes in any process is atomic.
+        unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset).cast()) }
+    }
+
+    /// The 32-bit word at `offset`.
+    ///
+    /// # Panics
+    /// `offset` is not aligned or lies outside.
+    pub(crate) fn half(&self, offset: usize) -> &AtomicU32 {
+        self.check(offset, 4);
+        assert!(offset.is_multiple_of(4));
+        // SAFETY: as for `word`.
+        unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(offset).cast()) }
+    }
+
+    /// Copies bytes in.
+    ///
+    /// # Panics
+    /// They do not fit, or the mapping is read-only.
+    pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
+        self.check(offset, bytes.len());
+        assert!(self.writable, "write to read-only shared memory");
+        // SAFETY: in bounds and writable (checked above); `bytes` is ours and cannot overlap a foreign mapping.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                bytes.as_ptr(),
+                self.base.as_ptr().add(offset),
+                bytes.len(),
+            );
+        }
+    }
+
+    /// Copies bytes out. They may be torn when another process writes them meanwhile: callers check what they got.
+    ///
+    /// # Panics
+    /// They lie outside.
+    pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) {
+        self.check(offset, bytes.len());
+        // SAFETY: in bounds (checked above); `bytes` is ours and cannot overlap a foreign mapping.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.base.as_ptr().add(offset),
+                bytes.as_mut_ptr(),
+                bytes.len(),
+            );
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly the range that `new` mapped, and no reference into it outlives `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}

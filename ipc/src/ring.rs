@@ -1,0 +1,149 @@
+//! The layout of a ring, and what both ends check of it.
+
+use crate::mapping::Mapping;
+use crate::topology::ChannelId;
+use crate::wire::{RandomId, WireError};
+
+/// The header page in front of the data.
+pub(crate) const HEADER_BYTES: usize = 4096;
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"MAREERNG");
+pub(crate) const AT_MAGIC: usize = 0;
+pub(crate) const AT_GENERATION: usize = 16;
+// One cache line a word that one side writes and the other reads.
+pub(crate) const AT_TAIL: usize = 128;
+pub(crate) const AT_HEAD: usize = 256;
+pub(crate) const AT_SLEEPING: usize = 384;
+pub(crate) const AT_WAITING: usize = 512;
+pub(crate) const AT_SENDER_EPOCH: usize = 640;
+pub(crate) const AT_RECEIVER_EPOCH: usize = 768;
+
+/// position u64, length u32, crc u32.
+pub(crate) const RECORD_HEADER_BYTES: usize = 16;
+
+/// Why a ring cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    /// Shared memory holds what no correct peer writes: both ends need a new link.
+    #[error("link {link} is corrupt, written by {}: {what}", .blame)]
+    Corrupt {
+        /// The ring.
+        link: ChannelId,
+        /// Who wrote the bad word.
+        blame: crate::Role,
+        /// What was found.
+        what: String,
+    },
+    /// A message beyond [`crate::Sender::max_message`].
+    #[error("a message of {bytes} bytes on link {link}, which takes at most {max}")]
+    TooLarge {
+        /// The ring.
+        link: ChannelId,
+        /// The message.
+        bytes: usize,
+        /// The most that fits.
+        max: usize,
+    },
+    /// A whole record that is no message: the peer's code is at fault.
+    #[error("link {link}: {source}")]
+    Decode {
+        /// The ring.
+        link: ChannelId,
+        /// What the decoder met.
+        source: WireError,
+    },
+}
+
+pub(crate) struct Ring {
+    pub(crate) map: Mapping,
+    pub(crate) link: ChannelId,
+    pub(crate) capacity: u64,
+    pub(crate) generation: RandomId,
+}
+
+impl Ring {
+    pub(crate) fn open(map: Mapping, link: ChannelId, capacity: u64) -> Result<Ring, RingError> {
+        let ring = Ring {
+            generation: read_generation(&map),
+            map,
+            link,
+            capacity,
+        };
+        let magic = ring.load(AT_MAGIC);
+        if magic != MAGIC {
+            return Err(ring.corrupt(crate::Role::Supervisor, format!("magic {magic:#x}")));
+        }
+        Ok(ring)
+    }
+
+    /// Prepares fresh memory; done once, by the supervisor, before anybody maps it.
+    pub(crate) fn format(map: &Mapping, generation: RandomId) {
+        map.write(AT_GENERATION, &generation.0.to_le_bytes());
+        map.word(AT_MAGIC)
+            .store(MAGIC, std::sync::atomic::Ordering::Release);
+    }
+
+    fn load(&self, at: usize) -> u64 {
+        self.map.word(at).load(std::sync::atomic::Ordering::Acquire)
+    }
+    pub(crate) fn tail(&self) -> u64 {
+        self.load(AT_TAIL)
+    }
+    pub(crate) fn head(&self) -> u64 {
+        self.load(AT_HEAD)
+    }
+
+    pub(crate) fn corrupt(&self, blame: crate::Role, what: String) -> RingError {
+        RingError::Corrupt {
+            link: self.link,
+            blame,
+            what,
+        }
+    }
+
+    pub(crate) fn max_message(&self) -> usize {
+        usize::try_from(self.capacity / 4).expect("rings fit into memory") - RECORD_HEADER_BYTES
+    }
+
+    fn place(&self, position: u64) -> (usize, usize) {
+        let at = usize::try_from(position & (self.capacity - 1)).expect("rings fit into memory");
+        let room = usize::try_from(self.capacity).expect("rings fit into memory") - at;
+        (at, room)
+    }
+
+    /// Copies bytes in at a position, around the end.
+    pub(crate) fn write(&self, position: u64, bytes: &[u8]) {
+        let (at, room) = self.place(position);
+        let (first, second) = bytes.split_at(bytes.len().min(room));
+        self.map.write(HEADER_BYTES + at, first);
+        self.map.write(HEADER_BYTES, second);
+    }
+
+    /// Copies bytes out from a position, around the end.
+    pub(crate) fn read(&self, position: u64, bytes: &mut [u8]) {
+        let (at, room) = self.place(position);
+        let split = bytes.len().min(room);
+        let (first, second) = bytes.split_at_mut(split);
+        self.map.read(HEADER_BYTES + at, first);
+        self.map.read(HEADER_BYTES, second);
+    }
+}
+
+fn read_generation(map: &Mapping) -> RandomId {
+    let mut bytes = [0; 16];
+    map.read(AT_GENERATION, &mut bytes);
+    RandomId(u128::from_le_bytes(bytes))
+}
+
+/// Bytes that a record with `len` payload bytes takes.
+pub(crate) fn record_bytes(len: usize) -> u64 {
+    (RECORD_HEADER_BYTES + len).next_multiple_of(8) as u64
+}
+
+/// The checksum of a record: its absolute position is part of it, so that a stale lap never validates.
+pub(crate) fn checksum(position: u64, payload: &[u8]) -> u32 {
+    let mut head = [0; 12];
+    head[..8].copy_from_slice(&position.to_le_bytes());
+    let len = u32::try_from(payload.len()).expect("messages are bounded");
+    head[8..].copy_from_slice(&len.to_le_bytes());
+    crc32c::crc32c_append(crc32c::crc32c(&head), payload)
+}

@@ -1,0 +1,82 @@
+//! The way out: gatewayd first, so that nothing new comes in, then consensusd, which hands its leaderships over, then storaged.
+
+use super::{Action, Millis, Phase, State, Why, index_of, kill};
+use mareedb_ipc::{ExitCode, Role};
+
+/// A process that survives SIGKILL for so long sits in the kernel; the node ends without it (it dies with its supervisor).
+pub(super) const UNKILLABLE_MS: Millis = 3000;
+
+/// The order of a graceful stop, and the part of the stop limit (in tenths) that has passed when each must be gone. Time that one leaves
+/// unused is the next one's.
+const STOP_ORDER: [(Role, u64); 3] = [
+    (Role::Gateway, 4),
+    (Role::Consensus, 7),
+    (Role::Storage, 10),
+];
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ending {
+    code: ExitCode,
+    since: Millis,
+    /// Asked for from outside, so that a second request means "at once".
+    requested: bool,
+    finished: bool,
+}
+
+pub(super) fn begin(state: &mut State, code: ExitCode, now: Millis) {
+    if state.ending.is_none() {
+        state.renewals.clear();
+        state.ending = Some(Ending {
+            code,
+            since: now,
+            requested: false,
+            finished: false,
+        });
+    }
+}
+
+pub(super) fn request(state: &mut State, now: Millis, actions: &mut Vec<Action>) {
+    begin(state, ExitCode::Done, now);
+    let ending = state.ending.as_mut().expect("begun just now");
+    if !std::mem::replace(&mut ending.requested, true) {
+        return;
+    }
+    for (role, _) in STOP_ORDER {
+        if matches!(
+            state.daemon(role).phase,
+            Phase::Up { .. } | Phase::Stopping { .. }
+        ) {
+            kill(state, role, Why::StopLimit, now, actions);
+        }
+    }
+}
+
+pub(super) fn advance(state: &mut State, now: Millis, actions: &mut Vec<Action>) {
+    let ending = state.ending.clone().expect("called while ending");
+    if ending.finished {
+        return;
+    }
+    for (role, tenths) in STOP_ORDER {
+        match state.daemons[index_of(role)].phase {
+            Phase::Down { .. } => {}
+            Phase::Up { .. } => {
+                actions.push(Action::Terminate(role));
+                let deadline = ending.since + state.policy.stop_limit_ms * tenths / 10;
+                state.daemon(role).phase = Phase::Stopping { deadline };
+                return;
+            }
+            Phase::Stopping { deadline } if now < deadline => return,
+            Phase::Stopping { .. } => {
+                kill(state, role, Why::StopLimit, now, actions);
+                return;
+            }
+            Phase::Doomed { since } if now < since + UNKILLABLE_MS => return,
+            // Given up: from here on it counts as gone, so that nobody waits for it again.
+            Phase::Doomed { .. } => state.daemon(role).phase = Phase::Down { due: now },
+        }
+    }
+    if let Some(ending) = &mut state.ending {
+        ending.finished = true;
+    }
+    actions.push(Action::Finish(ending.code));
+}

@@ -1,0 +1,424 @@
+//! The restart policy: a pure function of (state, event, now).
+//!
+//! **Purpose.** [`decide`] says what to do when a daemon exits, goes silent, or the node is asked to stop. It reads no clock, starts no
+//! process and draws no random number, so every rule below is tested without a process.
+//!
+//! **Rules.**
+//! - The first restart is immediate. A daemon that keeps dying before it has served for [`Policy::brief_ms`] is restarted with a back-off
+//!   that doubles up to [`Policy::backoff_max_ms`]; one that served longer starts from zero again.
+//! - [`Policy::budget`] deaths of one daemon within [`Policy::window_ms`] are an *escalation*: all three daemons get fresh links and are
+//!   restarted together, so that nothing in shared memory can be what kills them. A second escalation within [`Policy::relapse_ms`] ends
+//!   the node with [`ExitCode::CrashLoop`].
+//! - A daemon that met a corrupt link is right, the writer of the bad word is to blame: its death counts, both ends are restarted over
+//!   links of a new generation. Links are renewed only while both ends are down, because memory is handed over at exec.
+//! - A verdict that a restart cannot cure (damaged log, bad settings) is believed the second time: the node ends with the daemon's code.
+//! - A stop goes gatewayd, consensusd, storaged, each with its share of [`Policy::stop_limit_ms`], then SIGKILL. A second request kills
+//!   at once. Nothing is started any more.
+//!
+//! **Non-goals.** Which processes exist, how they are signalled, and what is shown of them: see [`crate::node`].
+
+mod ending;
+mod heart;
+#[cfg(test)]
+mod tests;
+
+pub use heart::{Heart, Limits};
+
+use ending::Ending;
+use mareedb_ipc::{ExitCode, Role};
+
+/// Milliseconds of a monotonic clock.
+pub type Millis = u64;
+
+/// The daemons in the order in which they are started. They stop the other way round.
+pub const START_ORDER: [Role; 3] = [Role::Storage, Role::Consensus, Role::Gateway];
+
+/// The figures of the policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// So many deaths of a daemon within `window_ms` are an escalation.
+    pub budget: usize,
+    /// The window of the budget.
+    pub window_ms: Millis,
+    /// A daemon that dies before it has served for so long is backed off from.
+    pub brief_ms: Millis,
+    /// Pause before the second restart in a row; doubles from there.
+    pub backoff_min_ms: Millis,
+    /// Longest pause.
+    pub backoff_max_ms: Millis,
+    /// A second escalation within this time ends the node.
+    pub relapse_ms: Millis,
+    /// How long a graceful stop may take altogether.
+    pub stop_limit_ms: Millis,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy {
+            budget: 20,
+            window_ms: 60_000,
+            brief_ms: 1000,
+            backoff_min_ms: 50,
+            backoff_max_ms: 2000,
+            relapse_ms: 600_000,
+            stop_limit_ms: 10_000,
+        }
+    }
+}
+
+/// Why a process ended, as far as the policy cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Any death that a restart may cure: a signal, a panic, an unexpected exit.
+    Crash,
+    /// It found a link corrupt; `blamed` wrote the bad word, `other` is the far end.
+    CorruptLink {
+        /// Who wrote the bad word.
+        blamed: Role,
+        /// The other end of the link.
+        other: Role,
+    },
+    /// It found a link corrupt while it attached and could not say which: all its links are replaced.
+    CorruptAttach,
+    /// It says that it cannot run, for a reason that a restart does not cure.
+    Verdict(ExitCode),
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The supervisor is ready to start daemons; also any passing of time.
+    Tick,
+    /// The daemon says for the first time since its start that it serves.
+    Serving(Role),
+    /// The daemon's process is gone and reaped.
+    Exited(Role, Cause),
+    /// The daemon could not be started at all.
+    SpawnFailed(Role),
+    /// No heartbeat for too long.
+    Silent(Role),
+    /// The node is asked to stop.
+    Stop,
+}
+
+/// What to do, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Start the daemon.
+    Spawn(Role),
+    /// SIGKILL.
+    Kill(Role, Why),
+    /// SIGTERM.
+    Terminate(Role),
+    /// New memory and a new generation for all links between the two, which are both down.
+    RenewLinks(Role, Role),
+    /// Say that this daemon used up its budget and all three start afresh.
+    Escalate(Role),
+    /// The supervisor exits with this code.
+    Finish(ExitCode),
+}
+
+/// Why a daemon is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// No heartbeat.
+    Hung,
+    /// A link that it shares is replaced.
+    LinkReplaced,
+    /// All three are restarted together.
+    Escalation,
+    /// It did not stop in its time, or the stop was asked for twice.
+    StopLimit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No process; to be started at `due`.
+    Down { due: Millis },
+    /// A process runs; `serving` since it said so.
+    Up { serving: Option<Millis> },
+    /// SIGTERM was sent.
+    Stopping { deadline: Millis },
+    /// SIGKILL was sent; its exit is already accounted for.
+    Doomed { since: Millis },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Daemon {
+    phase: Phase,
+    /// Times of its deaths within the window.
+    deaths: Vec<Millis>,
+    /// Deaths in a row before it had served for `brief_ms`.
+    brief: u32,
+    /// The last verdict, until it has served.
+    verdict: Option<ExitCode>,
+}
+
+/// All that the policy remembers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    policy: Policy,
+    /// In the order of [`START_ORDER`].
+    daemons: [Daemon; 3],
+    /// Pairs whose links are replaced once both are down.
+    renewals: Vec<(Role, Role)>,
+    escalated_at: Option<Millis>,
+    ending: Option<Ending>,
+}
+
+/// Index of a daemon in arrays of three.
+///
+/// # Panics
+/// For the supervisor, which is nobody's daemon.
+pub fn index_of(role: Role) -> usize {
+    START_ORDER
+        .iter()
+        .position(|daemon| *daemon == role)
+        .expect("a daemon's role")
+}
+
+impl State {
+    /// All three down and due at once.
+    pub fn new(policy: Policy) -> Self {
+        let down = Daemon {
+            phase: Phase::Down { due: 0 },
+            deaths: Vec::new(),
+            brief: 0,
+            verdict: None,
+        };
+        State {
+            policy,
+            daemons: [down.clone(), down.clone(), down],
+            renewals: Vec::new(),
+            escalated_at: None,
+            ending: None,
+        }
+    }
+
+    /// When [`decide`] wants to see an [`Event::Tick`] at the latest, if nothing else happens.
+    pub fn wake_at(&self) -> Option<Millis> {
+        self.daemons
+            .iter()
+            .enumerate()
+            .filter_map(|(index, daemon)| match daemon.phase {
+                Phase::Down { due } if self.ending.is_none() => {
+                    (!self.awaits_renewal(START_ORDER[index])).then_some(due)
+                }
+                Phase::Stopping { deadline } => Some(deadline),
+                Phase::Doomed { since } if self.ending.is_some() => {
+                    Some(since + ending::UNKILLABLE_MS)
+                }
+                _ => None,
+            })
+            .min()
+    }
+
+    /// Whether the node is on its way out.
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// Whether a daemon waits for its back-off.
+    pub fn is_backing_off(&self, role: Role, now: Millis) -> bool {
+        matches!(self.daemons[index_of(role)].phase, Phase::Down { due } if due > now)
+    }
+
+    fn awaits_renewal(&self, role: Role) -> bool {
+        self.renewals.iter().any(|(a, b)| *a == role || *b == role)
+    }
+
+    fn daemon(&mut self, role: Role) -> &mut Daemon {
+        &mut self.daemons[index_of(role)]
+    }
+
+    fn is_down(&self, role: Role) -> bool {
+        matches!(self.daemons[index_of(role)].phase, Phase::Down { .. })
+    }
+}
+
+/// The policy.
+pub fn decide(mut state: State, event: Event, now: Millis) -> (State, Vec<Action>) {
+    let mut actions = Vec::new();
+    match event {
+        Event::Tick => {}
+        Event::Serving(role) => {
+            if let Phase::Up { serving } = &mut state.daemon(role).phase {
+                serving.get_or_insert(now);
+            }
+        }
+        Event::SpawnFailed(role) => died(&mut state, role, Cause::Crash, now, &mut actions),
+        Event::Exited(role, cause) => exited(&mut state, role, cause, now, &mut actions),
+        Event::Silent(role) => {
+            if matches!(state.daemon(role).phase, Phase::Up { .. }) && state.ending.is_none() {
+                // Charged now, so that the exit that follows is not counted a second time.
+                charge(&mut state, role, now, &mut actions);
+                kill(&mut state, role, Why::Hung, now, &mut actions);
+            }
+        }
+        Event::Stop => ending::request(&mut state, now, &mut actions),
+    }
+    settle(&mut state, now, &mut actions);
+    (state, actions)
+}
+
+fn exited(state: &mut State, role: Role, cause: Cause, now: Millis, actions: &mut Vec<Action>) {
+    match state.daemon(role).phase {
+        // Killed by us: whoever was to blame has been charged. `due` may already carry a back-off.
+        Phase::Doomed { .. } | Phase::Stopping { .. } => {
+            let due = now + backoff(&state.policy, state.daemons[index_of(role)].brief);
+            state.daemon(role).phase = Phase::Down { due };
+        }
+        Phase::Up { .. } => died(state, role, cause, now, actions),
+        Phase::Down { .. } => {}
+    }
+}
+
+/// A death that was not ordered.
+fn died(state: &mut State, role: Role, cause: Cause, now: Millis, actions: &mut Vec<Action>) {
+    if state.ending.is_some() {
+        state.daemon(role).phase = Phase::Down { due: now };
+        return;
+    }
+    match cause {
+        Cause::Crash => charge(state, role, now, actions),
+        Cause::Verdict(code) => {
+            if served_long(state, role, now) {
+                state.daemon(role).verdict = None;
+            }
+            if state.daemon(role).verdict == Some(code) {
+                state.daemon(role).phase = Phase::Down { due: now };
+                ending::begin(state, code, now);
+                return;
+            }
+            state.daemon(role).verdict = Some(code);
+            charge(state, role, now, actions);
+        }
+        Cause::CorruptLink { blamed, other } => {
+            renew(state, (blamed, other));
+            charge(state, blamed, now, actions);
+        }
+        Cause::CorruptAttach => {
+            for peer in START_ORDER.into_iter().filter(|peer| *peer != role) {
+                renew(state, (role, peer));
+            }
+            charge(state, role, now, actions);
+        }
+    }
+    let due = now + backoff(&state.policy, state.daemons[index_of(role)].brief);
+    if !matches!(state.daemon(role).phase, Phase::Down { .. }) {
+        state.daemon(role).phase = Phase::Down { due };
+    }
+    // The far ends of links that are being replaced have to go as well.
+    for peer in START_ORDER {
+        if state.awaits_renewal(peer) && matches!(state.daemon(peer).phase, Phase::Up { .. }) {
+            let why = if state.escalated_at == Some(now) {
+                Why::Escalation
+            } else {
+                Why::LinkReplaced
+            };
+            kill(state, peer, why, now, actions);
+        }
+    }
+}
+
+fn served_long(state: &State, role: Role, now: Millis) -> bool {
+    let brief_ms = state.policy.brief_ms;
+    matches!(
+        state.daemons[index_of(role)].phase,
+        Phase::Up { serving: Some(since) } if now.saturating_sub(since) >= brief_ms
+    )
+}
+
+/// Counts a death against a daemon, and escalates when its budget is used up.
+fn charge(state: &mut State, role: Role, now: Millis, actions: &mut Vec<Action>) {
+    let long = served_long(state, role, now);
+    let (budget, window_ms) = (state.policy.budget, state.policy.window_ms);
+    let daemon = state.daemon(role);
+    daemon.brief = if long { 0 } else { daemon.brief + 1 };
+    daemon
+        .deaths
+        .retain(|at| now.saturating_sub(*at) < window_ms);
+    daemon.deaths.push(now);
+    if daemon.deaths.len() < budget {
+        return;
+    }
+    let relapsed = state
+        .escalated_at
+        .is_some_and(|at| now.saturating_sub(at) < state.policy.relapse_ms);
+    if relapsed {
+        ending::begin(state, ExitCode::CrashLoop, now);
+        return;
+    }
+    state.escalated_at = Some(now);
+    actions.push(Action::Escalate(role));
+    for daemon in &mut state.daemons {
+        daemon.deaths.clear();
+        daemon.brief = 0;
+    }
+    for (a, b) in [
+        (Role::Storage, Role::Consensus),
+        (Role::Storage, Role::Gateway),
+        (Role::Consensus, Role::Gateway),
+    ] {
+        renew(state, (a, b));
+    }
+}
+
+fn renew(state: &mut State, (a, b): (Role, Role)) {
+    if !state
+        .renewals
+        .iter()
+        .any(|pair| *pair == (a, b) || *pair == (b, a))
+    {
+        state.renewals.push((a, b));
+    }
+}
+
+fn kill(state: &mut State, role: Role, why: Why, now: Millis, actions: &mut Vec<Action>) {
+    actions.push(Action::Kill(role, why));
+    state.daemon(role).phase = Phase::Doomed { since: now };
+}
+
+/// No pause for the first restart, then doubling.
+fn backoff(policy: &Policy, brief: u32) -> Millis {
+    match brief {
+        0 | 1 => 0,
+        n => policy
+            .backoff_min_ms
+            .saturating_mul(1 << (n - 2).min(32))
+            .min(policy.backoff_max_ms),
+    }
+}
+
+/// Does what has become possible: replace links whose ends are down, start what is due, go on with the ending.
+fn settle(state: &mut State, now: Millis, actions: &mut Vec<Action>) {
+    if state.ending.is_some() {
+        ending::advance(state, now, actions);
+        return;
+    }
+    // An escalation through a hang gets here with the others still up.
+    for role in START_ORDER {
+        if state.awaits_renewal(role) && matches!(state.daemon(role).phase, Phase::Up { .. }) {
+            kill(state, role, Why::Escalation, now, actions);
+        }
+    }
+    let ready: Vec<_> = state
+        .renewals
+        .iter()
+        .copied()
+        .filter(|(a, b)| state.is_down(*a) && state.is_down(*b))
+        .collect();
+    for (a, b) in ready {
+        actions.push(Action::RenewLinks(a, b));
+        state.renewals.retain(|pair| *pair != (a, b));
+    }
+    for role in START_ORDER {
+        if let Phase::Down { due } = state.daemon(role).phase
+            && due <= now
+            && !state.awaits_renewal(role)
+        {
+            state.daemon(role).phase = Phase::Up { serving: None };
+            actions.push(Action::Spawn(role));
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! The rules one by one, then a random world that must never see a rule broken.
+
+use super::*;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+const G: Role = Role::Gateway;
+const C: Role = Role::Consensus;
+const S: Role = Role::Storage;
+
+struct Trial {
+    state: State,
+    now: Millis,
+}
+
+impl Trial {
+    fn started() -> Trial {
+        let mut trial = Trial {
+            state: State::new(Policy::default()),
+            now: 0,
+        };
+        let actions = trial.event(Event::Tick);
+        assert_eq!(
+            actions,
+            [Action::Spawn(S), Action::Spawn(C), Action::Spawn(G)]
+        );
+        trial
+    }
+
+    fn event(&mut self, event: Event) -> Vec<Action> {
+        let (state, actions) = decide(self.state.clone(), event, self.now);
+        self.state = state;
+        actions
+    }
+
+    fn crash(&mut self, role: Role) -> Vec<Action> {
+        self.event(Event::Exited(role, Cause::Crash))
+    }
+
+    /// Lets time pass until the policy asks for a tick.
+    fn wait(&mut self) -> (Millis, Vec<Action>) {
+        let before = self.now;
+        self.now = self.state.wake_at().expect("something is due").max(before);
+        let actions = self.event(Event::Tick);
+        (self.now - before, actions)
+    }
+
+    fn serve(&mut self, role: Role, ms: Millis) {
+        self.event(Event::Serving(role));
+        self.now += ms;
+    }
+}
+
+#[test]
+fn the_first_restart_is_immediate() {
+    let mut trial = Trial::started();
+    trial.now = 5;
+    assert_eq!(trial.crash(G), [Action::Spawn(G)]);
+}
+
+#[test]
+fn brief_lives_are_backed_off_from_up_to_the_cap() {
+    let mut trial = Trial::started();
+    assert_eq!(trial.crash(C), [Action::Spawn(C)]);
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        assert_eq!(trial.crash(C), []);
+        assert!(trial.state.is_backing_off(C, trial.now));
+        let (pause, actions) = trial.wait();
+        assert_eq!(actions, [Action::Spawn(C)]);
+        pauses.push(pause);
+    }
+    assert_eq!(pauses, [50, 100, 200, 400, 800, 1600, 2000, 2000, 2000]);
+}
+
+#[test]
+fn a_second_of_service_forgives() {
+    let mut trial = Trial::started();
+    for _ in 0..5 {
+        trial.crash(S);
+        if trial.state.wake_at().is_some() {
+            trial.wait();
+        }
+    }
+    trial.serve(S, 1000);
+    assert_eq!(trial.crash(S), [Action::Spawn(S)]);
+    // One who runs long but never serves is not forgiven.
+    assert_eq!(trial.crash(S), [Action::Spawn(S)]);
+    trial.now += 60_000;
+    assert_eq!(trial.crash(S), []);
+}
+
+#[test]
+fn twenty_deaths_in_a_minute_restart_all_three_over_new_links_and_again_end_the_node() {
+    let mut trial = Trial::started();
+    for _ in 0..19 {
+        trial.serve(G, 1500);
+        assert_eq!(trial.crash(G), [Action::Spawn(G)]);
+    }
+    trial.serve(G, 1500);
+    assert_eq!(
+        trial.crash(G),
+        [
+            Action::Escalate(G),
+            Action::Kill(S, Why::Escalation),
+            Action::Kill(C, Why::Escalation),
+        ]
+    );
+    assert_eq!(trial.crash(S), [Action::RenewLinks(S, G)]);
+    assert_eq!(
+        trial.crash(C),
+        [
+            Action::RenewLinks(S, C),
+            Action::RenewLinks(C, G),
+            Action::Spawn(S),
+            Action::Spawn(C),
+            Action::Spawn(G),
+        ]
+    );
+    for _ in 0..19 {
+        trial.serve(C, 1500);
+        assert_eq!(trial.crash(C), [Action::Spawn(C)]);
+    }
+    trial.serve(C, 1500);
+    assert_eq!(trial.crash(C), [Action::Terminate(G)]);
+    assert_eq!(trial.crash(G), [Action::Terminate(S)]);
+    assert_eq!(trial.crash(S), [Action::Finish(ExitCode::CrashLoop)]);
+}
+
+#[test]
+fn deaths_outside_the_window_do_not_count() {
+    let mut trial = Trial::started();
+    for _ in 0..100 {
+        trial.serve(G, 3200);
+        assert_eq!(trial.crash(G), [Action::Spawn(G)]);
+    }
+}
+
+#[test]
+fn an_escalation_long_ago_is_not_a_relapse() {
+    let mut trial = Trial::started();
+    for round in 0..3 {
+        for _ in 0..19 {
+            trial.serve(G, 1500);
+            trial.crash(G);
+        }
+        trial.serve(G, 1500);
+        assert_eq!(trial.crash(G)[0], Action::Escalate(G), "round {round}");
+        trial.crash(S);
+        trial.crash(C);
+        trial.now += 600_000;
+    }
+}
+
+#[test]
+fn a_corrupt_link_takes_both_ends_down_before_it_is_replaced() {
+    let mut trial = Trial::started();
+    let cause = Cause::CorruptLink {
+        blamed: C,
+        other: S,
+    };
+    assert_eq!(
+        trial.event(Event::Exited(S, cause)),
+        [Action::Kill(C, Why::LinkReplaced)]
+    );
+    assert_eq!(trial.event(Event::Tick), []);
+    assert_eq!(
+        trial.crash(C),
+        [Action::RenewLinks(C, S), Action::Spawn(S), Action::Spawn(C)]
+    );
+    assert_eq!(trial.state.daemons[index_of(C)].deaths.len(), 1);
+    assert_eq!(trial.state.daemons[index_of(S)].deaths.len(), 0);
+}
+
+#[test]
+fn both_ends_may_report_the_same_link() {
+    let mut trial = Trial::started();
+    let cause = Cause::CorruptLink {
+        blamed: C,
+        other: S,
+    };
+    trial.event(Event::Exited(S, cause));
+    // consensusd was killed, but had already ended by itself with the same finding.
+    let actions = trial.event(Event::Exited(C, cause));
+    assert_eq!(actions[0], Action::RenewLinks(C, S));
+    assert_eq!(
+        actions
+            .iter()
+            .filter(|a| matches!(a, Action::RenewLinks(..)))
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn one_that_cannot_even_attach_gets_all_its_links_replaced() {
+    let mut trial = Trial::started();
+    assert_eq!(
+        trial.event(Event::Exited(C, Cause::CorruptAttach)),
+        [
+            Action::Kill(S, Why::LinkReplaced),
+            Action::Kill(G, Why::LinkReplaced),
+        ]
+    );
+    assert_eq!(trial.crash(G), [Action::RenewLinks(C, G), Action::Spawn(G)]);
+    assert_eq!(
+        trial.crash(S),
+        [Action::RenewLinks(C, S), Action::Spawn(S), Action::Spawn(C)]
+    );
+}
+
+#[test]
+fn a_silent_daemon_is_killed_counted_once_and_restarted() {
+    let mut trial = Trial::started();
+    trial.serve(S, 5000);
+    assert_eq!(trial.event(Event::Silent(S)), [Action::Kill(S, Why::Hung)]);
+    assert_eq!(trial.event(Event::Silent(S)), []);
+    assert_eq!(trial.crash(S), [Action::Spawn(S)]);
+    assert_eq!(trial.state.daemons[index_of(S)].deaths.len(), 1);
+}
+
+#[test]
+fn a_verdict_is_believed_the_second_time() {
+    let mut trial = Trial::started();
+    let verdict = Cause::Verdict(ExitCode::LogDamaged);
+    assert_eq!(trial.event(Event::Exited(S, verdict)), [Action::Spawn(S)]);
+    assert_eq!(
+        trial.event(Event::Exited(S, verdict)),
+        [Action::Terminate(G)]
+    );
+    trial.crash(G);
+    assert_eq!(trial.crash(C), [Action::Finish(ExitCode::LogDamaged)]);
+}
+
+#[test]
+fn a_verdict_after_service_is_new() {
+    let mut trial = Trial::started();
+    let verdict = Cause::Verdict(ExitCode::OsUnfit);
+    for _ in 0..3 {
+        trial.serve(S, 1000);
+        assert_eq!(trial.event(Event::Exited(S, verdict)), [Action::Spawn(S)]);
+    }
+}
+
+#[test]
+fn a_stop_goes_from_the_network_to_the_disk() {
+    let mut trial = Trial::started();
+    assert_eq!(trial.event(Event::Stop), [Action::Terminate(G)]);
+    assert_eq!(trial.crash(G), [Action::Terminate(C)]);
+    assert_eq!(trial.crash(C), [Action::Terminate(S)]);
+    assert_eq!(trial.crash(S), [Action::Finish(ExitCode::Done)]);
+    assert_eq!(trial.event(Event::Tick), []);
+}
+
+#[test]
+fn a_stop_has_an_end_and_each_daemon_its_share() {
+    let mut trial = Trial::started();
+    trial.event(Event::Stop);
+    let mut killed = Vec::new();
+    for role in [G, C, S] {
+        let (_, actions) = trial.wait();
+        assert_eq!(actions, [Action::Kill(role, Why::StopLimit)]);
+        killed.push(trial.now);
+        trial.crash(role);
+    }
+    assert_eq!(killed, [4000, 7000, 10_000]);
+}
+
+#[test]
+fn a_process_that_survives_sigkill_does_not_hold_the_node() {
+    let mut trial = Trial::started();
+    trial.event(Event::Stop);
+    let mut all = Vec::new();
+    while !all.contains(&Action::Finish(ExitCode::Done)) {
+        all.extend(trial.wait().1);
+        assert!(trial.now < 60_000 && all.len() < 20, "{all:?}");
+    }
+}
+
+#[test]
+fn asking_twice_kills_at_once() {
+    let mut trial = Trial::started();
+    trial.event(Event::Stop);
+    assert_eq!(
+        trial.event(Event::Stop),
+        [
+            Action::Kill(G, Why::StopLimit),
+            Action::Kill(C, Why::StopLimit),
+            Action::Kill(S, Why::StopLimit),
+        ]
+    );
+    trial.crash(G);
+    trial.crash(S);
+    assert_eq!(trial.crash(C), [Action::Finish(ExitCode::Done)]);
+}
+
+#[test]
+fn a_pause_of_the_machine_kills_nobody() {
+    let limits = Limits {
+        tick_ms: 50,
+        serving_ms: 1000,
+        starting_ms: 60_000,
+    };
+    let mut heart = Heart::new(7);
+    assert!(!heart.tick(8, true, &limits));
+    // An hour passes between these two ticks: still one tick.
+    assert!(!heart.tick(8, true, &limits));
+    assert!(!heart.tick(9, true, &limits));
+    let silent: Vec<bool> = (0..20).map(|_| heart.tick(9, true, &limits)).collect();
+    assert_eq!(silent.iter().position(|s| *s), Some(19));
+}
+
+#[test]
+fn recovery_may_take_longer_than_a_hang() {
+    let limits = Limits {
+        tick_ms: 50,
+        serving_ms: 1000,
+        starting_ms: 60_000,
+    };
+    let mut heart = Heart::new(7);
+    // `serving` is what the predecessor left on the board.
+    assert!((0..1199).all(|_| !heart.tick(7, true, &limits)));
+    assert!(!heart.is_alive());
+    assert!(heart.tick(7, true, &limits));
+}
+
+/// What the world may do next.
+#[derive(Clone, Debug)]
+enum Move {
+    Crash(usize),
+    Corrupt(usize, usize),
+    Verdict(usize),
+    Silent(usize),
+    Serve(usize),
+    SpawnFails(usize),
+    Pass(Millis),
+    Stop,
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let role = 0usize..3;
+    let one = prop_oneof![
+        8 => role.clone().prop_map(Move::Crash),
+        2 => (role.clone(), role.clone()).prop_map(|(a, b)| Move::Corrupt(a, b)),
+        1 => role.clone().prop_map(Move::Verdict),
+        3 => role.clone().prop_map(Move::Silent),
+        4 => role.clone().prop_map(Move::Serve),
+        1 => role.prop_map(Move::SpawnFails),
+        6 => (0u64..3000).prop_map(Move::Pass),
+    ];
+    let stop = prop::option::weighted(0.3, 0usize..120);
+    (prop::collection::vec(one, 0..120), stop).prop_map(|(mut moves, stop)| {
+        if let Some(at) = stop {
+            let at = at.min(moves.len());
+            moves.insert(at, Move::Stop);
+        }
+        moves
+    })
+}
+
+/// Real processes, as far as the policy can tell: which run, which of them die by an order.
+#[derive(Default)]
+struct World {
+    running: HashMap<usize, bool>,
+    finished: Option<ExitCode>,
+    stopped: bool,
+    renewals: u64,
+}
+
+impl World {
+    /// Does what the policy says and checks that it may.
+    fn obey(&mut self, actions: &[Action]) -> Result<(), TestCaseError> {
+        for action in actions {
+            prop_assert!(self.finished.is_none(), "after the end: {action:?}");
+            match *action {
+                Action::Spawn(role) => {
+                    prop_assert!(!self.stopped, "started {role:?} after a stop");
+                    let old = self.running.insert(index_of(role), false);
+                    prop_assert!(old.is_none(), "{role:?} runs already");
+                }
+                Action::Kill(role, _) => {
+                    let doomed = self.running.get_mut(&index_of(role));
+                    prop_assert!(doomed.is_some(), "killed {role:?}, which does not run");
+                    *doomed.unwrap() = true;
+                }
+                Action::Terminate(role) => {
+                    prop_assert!(self.running.contains_key(&index_of(role)));
+                }
+                Action::RenewLinks(a, b) => {
+                    prop_assert!(!self.running.contains_key(&index_of(a)), "{a:?} is up");
+                    prop_assert!(!self.running.contains_key(&index_of(b)), "{b:?} is up");
+                    self.renewals += 1;
+                }
+                Action::Escalate(_) => {}
+                Action::Finish(code) => {
+                    self.finished = Some(code);
+                    // Only one that SIGKILL did not end in time may be left.
+                    let healthy = self.running.values().any(|doomed| !doomed);
+                    prop_assert!(!healthy, "left {:?}", self.running);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn no_sequence_of_events_breaks_a_rule(moves in moves()) {
+        let mut trial = Trial { state: State::new(Policy::default()), now: 0 };
+        let mut world = World::default();
+        let actions = trial.event(Event::Tick);
+        world.obey(&actions)?;
+        for step in moves {
+            let event = match step {
+                Move::Pass(ms) => { trial.now += ms; Event::Tick }
+                Move::Stop => { world.stopped = true; Event::Stop }
+                Move::Serve(i) => Event::Serving(START_ORDER[i]),
+                Move::Silent(i) => Event::Silent(START_ORDER[i]),
+                Move::Crash(i) => Event::Exited(START_ORDER[i], Cause::Crash),
+                Move::Verdict(i) => Event::Exited(START_ORDER[i], Cause::Verdict(ExitCode::LogDamaged)),
+                Move::SpawnFails(i) => Event::SpawnFailed(START_ORDER[i]),
+                Move::Corrupt(i, j) => {
+                    let cause = Cause::CorruptLink { blamed: START_ORDER[j], other: START_ORDER[(j + 1) % 3] };
+                    Event::Exited(START_ORDER[i], cause)
+                }
+            };
+            if let Event::Exited(role, _) | Event::SpawnFailed(role) = event
+                && world.running.remove(&index_of(role)).is_none() {
+                    continue;
+            }
+            let actions = trial.event(event);
+            world.obey(&actions)?;
+        }
+        // From here on nothing goes wrong any more: ordered deaths happen, time passes. Either all three run, or the node has ended.
+        for _ in 0..40 {
+            if world.finished.is_some() {
+                break;
+            }
+            let doomed: Vec<usize> = world.running.iter().filter(|(_, d)| **d || trial.state.is_ending()).map(|(i, _)| *i).collect();
+            for index in doomed {
+                world.running.remove(&index);
+                let actions = trial.event(Event::Exited(START_ORDER[index], Cause::Crash));
+                world.obey(&actions)?;
+            }
+            trial.now += 1000;
+            let actions = trial.event(Event::Tick);
+            world.obey(&actions)?;
+        }
+        prop_assert!(world.finished.is_some() || world.running.len() == 3, "stuck: {:?}", trial.state);
+        prop_assert!(!world.stopped || world.finished.is_some(), "a stop does not end");
+    }
+}

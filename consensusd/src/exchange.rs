@@ -1,0 +1,283 @@
+//! Questions to other nodes and their answers: numbers calls, matches answers, and fails calls whose stream is lost.
+//!
+//! Ordering: frames to one peer go out in the order in which they are asked, and its answers come in the order in which
+//! it gave them.
+
+use crate::frames::{Answer, Ask, Frame, Route};
+use crate::outbox::Outbox;
+use mareedb_ipc::wire::encode;
+use mareedb_ipc::wire::peer::PeerOut;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// The peer is not connected.
+    #[error("{0} is not connected")]
+    Disconnected(String),
+    /// It was connected and is no more, or its consensusd was born anew.
+    #[error("the connection with {0} was lost")]
+    Broken(String),
+    /// Too much waits for the peer already.
+    #[error("too much waits to be sent")]
+    Full,
+    /// The peer refused.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+/// All open calls of this process.
+pub struct Exchange {
+    peer: Arc<Outbox>,
+    bulk: Arc<Outbox>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    next: u64,
+    calls: HashMap<u64, Call>,
+    /// Addresses with a live stream, and the incarnation of consensusd behind it, once known.
+    live: HashMap<String, Option<u64>>,
+}
+
+struct Call {
+    addr: String,
+    reply: Reply,
+}
+
+enum Reply {
+    Once(oneshot::Sender<Result<Answer, Lost>>),
+    Stream(mpsc::UnboundedSender<Result<Answer, Lost>>),
+}
+
+/// Which connection a question takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The peer lane.
+    Peer,
+    /// The bulk lane: snapshots.
+    Bulk,
+}
+
+impl Exchange {
+    /// An exchange over these outboxes.
+    pub fn new(peer: Arc<Outbox>, bulk: Arc<Outbox>) -> Arc<Exchange> {
+        Arc::new(Exchange {
+            peer,
+            bulk,
+            inner: Mutex::default(),
+        })
+    }
+
+    /// Whether a stream to `addr` is up.
+    pub fn is_live(&self, addr: &str) -> bool {
+        self.inner.lock().live.contains_key(addr)
+    }
+
+    /// Sends a frame that nobody answers; dropped when there is no connection or no room.
+    pub fn tell(&self, addr: &str, frame: &Frame) {
+        let _ = self.push(Way::Peer, addr, frame);
+    }
+
+    fn push(&self, way: Way, addr: &str, frame: &Frame) -> Result<(), Lost> {
+        let outbox = match way {
+            Way::Peer => &self.peer,
+            Way::Bulk => &self.bulk,
+        };
+        let message = PeerOut::Frame {
+            addr: addr.to_owned(),
+            frame: encode(frame).into(),
+        };
+        outbox.try_push(&message).map_err(|_| Lost::Full)
+    }
+
+    /// Asks once.
+    ///
+    /// Cancellation: the answer is dropped when it comes.
+    ///
+    /// # Errors
+    /// There is no answer, and will be none.
+    pub async fn ask(&self, way: Way, addr: &str, route: Route, ask: Ask) -> Result<Answer, Lost> {
+        let (reply, answer) = oneshot::channel();
+        let call = self.open(addr, Reply::Once(reply))?;
+        let guard = Forget {
+            exchange: self,
+            call,
+        };
+        self.push(way, addr, &Frame::Ask { route, call, ask })?;
+        let answer = answer
+            .await
+            .unwrap_or_else(|_| Err(Lost::Broken(addr.to_owned())));
+        drop(guard);
+        match answer? {
+            Answer::Refused(why) => Err(Lost::Refused(why)),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Opens a call with many answers; its number is the stream's name.
+    ///
+    /// # Errors
+    /// The peer is not connected.
+    pub fn open_stream(
+        self: &Arc<Self>,
+        addr: &str,
+    ) -> Result<(StreamCall, mpsc::UnboundedReceiver<Result<Answer, Lost>>), Lost> {
+        let (reply, answers) = mpsc::unbounded_channel();
+        let call = self.open(addr, Reply::Stream(reply))?;
+        let stream = StreamCall {
+            exchange: self.clone(),
+            addr: addr.to_owned(),
+            call,
+        };
+        Ok((stream, answers))
+    }
+
+    fn open(&self, addr: &str, reply: Reply) -> Result<u64, Lost> {
+        let mut inner = self.inner.lock();
+        if !inner.live.contains_key(addr) {
+            return Err(Lost::Disconnected(addr.to_owned()));
+        }
+        inner.next += 1;
+        let call = inner.next;
+        inner.calls.insert(
+            call,
+            Call {
+                addr: addr.to_owned(),
+                reply,
+            },
+        );
+        Ok(call)
+    }
+
+    /// Takes an answer from the node whose target address is `addr`.
+    pub fn answered(&self, call: u64, answer: Answer) {
+        let mut inner = self.inner.lock();
+        match inner.calls.get(&call).map(|call| &call.reply) {
+            Some(Reply::Stream(reply)) => {
+                let ended = matches!(answer, Answer::Refused(_));
+                let told = match answer {
+                    Answer::Refused(why) => Err(Lost::Refused(why)),
+                    answer => Ok(answer),
+                };
+                if reply.send(told).is_err() || ended {
+                    inner.calls.remove(&call);
+                }
+            }
+            Some(Reply::Once(_)) => {
+                if let Some(Call {
+                    reply: Reply::Once(reply),
+                    ..
+                }) = inner.calls.remove(&call)
+                {
+                    let _ = reply.send(Ok(answer));
+                }
+            }
+            // An answer to a call that was given up, or of a predecessor of this process.
+            None => {}
+        }
+    }
+
+    /// A stream to `addr` is up.
+    pub fn up(&self, addr: &str) {
+        self.inner
+            .lock()
+            .live
+            .entry(addr.to_owned())
+            .or_insert(None);
+    }
+
+    /// The stream to `addr` is down.
+    pub fn down(&self, addr: &str) {
+        self.inner.lock().live.remove(addr);
+        self.fail(addr);
+    }
+
+    /// A frame to `addr` was dropped.
+    pub fn unsent(&self, addr: &str) {
+        self.fail(addr);
+    }
+
+    /// The incarnation of the consensusd at `addr` is known; a new one has forgotten what it was asked.
+    pub fn incarnation(&self, addr: &str, incarnation: u64) {
+        let changed = {
+            let mut inner = self.inner.lock();
+            match inner.live.get_mut(addr) {
+                Some(known) => known
+                    .replace(incarnation)
+                    .is_some_and(|before| before != incarnation),
+                None => false,
+            }
+        };
+        if changed {
+            self.fail(addr);
+        }
+    }
+
+    fn fail(&self, addr: &str) {
+        let lost: Vec<Call> = {
+            let mut inner = self.inner.lock();
+            let numbers: Vec<u64> = inner
+                .calls
+                .iter()
+                .filter(|(_, call)| call.addr == addr)
+                .map(|(number, _)| *number)
+                .collect();
+            numbers
+                .into_iter()
+                .filter_map(|number| inner.calls.remove(&number))
+                .collect()
+        };
+        for call in lost {
+            let why = Err(Lost::Broken(addr.to_owned()));
+            match call.reply {
+                Reply::Once(reply) => drop(reply.send(why)),
+                Reply::Stream(reply) => drop(reply.send(why)),
+            }
+        }
+    }
+}
+
+/// An open call with many answers.
+pub struct StreamCall {
+    exchange: Arc<Exchange>,
+    addr: String,
+    call: u64,
+}
+impl StreamCall {
+    /// The stream's name.
+    pub fn name(&self) -> u64 {
+        self.call
+    }
+    /// Sends a further question of the stream.
+    ///
+    /// # Errors
+    /// The connection was lost, or too much waits.
+    pub fn send(&self, route: Route, ask: Ask) -> Result<(), Lost> {
+        if !self.exchange.inner.lock().calls.contains_key(&self.call) {
+            return Err(Lost::Broken(self.addr.clone()));
+        }
+        let call = self.call;
+        self.exchange
+            .push(Way::Peer, &self.addr, &Frame::Ask { route, call, ask })
+    }
+}
+impl Drop for StreamCall {
+    fn drop(&mut self) {
+        self.exchange.inner.lock().calls.remove(&self.call);
+    }
+}
+
+struct Forget<'a> {
+    exchange: &'a Exchange,
+    call: u64,
+}
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.exchange.inner.lock().calls.remove(&self.call);
+    }
+}

@@ -1,0 +1,645 @@
+//! How nodes become one cluster: a state machine without input or output of its own.
+//!
+//! Nodes tell each other whom they have met. When all that a node knows of, by its own `peers` and by those of the others,
+//! have met each other, and are at least `replication_factor`, the one with the smallest name proposes a cluster. Each
+//! member persists one acceptance before it answers, and never a second one (FORM-1); with the acceptance of *all* the
+//! cluster is formed, so that no two proposals that share a member can both succeed. Every step is repeated until it is
+//! answered, and taken up again from the records after a crash.
+
+use bytes::Bytes;
+use mareedb_config::Config;
+use mareedb_ipc::wire::storage::{KeyRange, NodeRecord};
+use mareedb_ipc::wire::view::{Forming, Reason};
+use mareedb_ipc::wire::{
+    FIRST_DATA_GROUP, GroupId, META_GROUP, NodeId, RandomId, ReplicaId, decode, encode,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Name of the record with the node's own identity.
+pub const IDENTITY: &str = "identity";
+/// Name of the record with the one acceptance.
+pub const ACCEPTED: &str = "formation";
+/// A peer that was silent for so long does not count as met.
+const SILENCE_MS: u64 = 2_000;
+
+/// Who a node is, before it has a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Facts {
+    /// Its name.
+    pub name: String,
+    /// UUID of its data directory.
+    pub incarnation: RandomId,
+    /// `ip:port` that peers dial.
+    pub addr: String,
+    /// `ip:port` of the REST API.
+    pub rest_addr: String,
+}
+
+/// A member of a formed or proposed cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub id: NodeId,
+    /// Who it is.
+    pub facts: Facts,
+}
+
+/// A cluster, as proposed, accepted, and formed. On disk and between nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// The cluster's id.
+    pub cluster: RandomId,
+    /// Members by name.
+    pub members: Vec<Member>,
+}
+
+impl Proposal {
+    /// The replica of a node in one of the first two groups. Ids of later replicas continue above (RAFT-5).
+    pub fn replica(group: GroupId, node: NodeId) -> ReplicaId {
+        ReplicaId(u64::from(group.0) << 32 | node.0)
+    }
+    /// The groups of a new cluster.
+    pub fn groups() -> [(GroupId, KeyRange); 2] {
+        [
+            (META_GROUP, KeyRange::whole()),
+            (FIRST_DATA_GROUP, KeyRange::whole()),
+        ]
+    }
+    /// The member with this incarnation.
+    pub fn member(&self, incarnation: RandomId) -> Option<&Member> {
+        self.members
+            .iter()
+            .find(|member| member.facts.incarnation == incarnation)
+    }
+}
+
+/// The node's own record. On disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// UUID of the data directory.
+    pub incarnation: RandomId,
+    /// The name under which it was first started.
+    pub name: String,
+    /// The cluster, once formed.
+    pub formed: Option<Proposal>,
+}
+
+/// What nodes say to each other. Between nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Who I am, and whom I have met.
+    Hello {
+        /// The sender.
+        facts: Facts,
+        /// Incarnations that it has heard from lately, itself included.
+        met: BTreeSet<RandomId>,
+        /// Addresses of its configuration.
+        peers: Vec<String>,
+        /// The cluster that it belongs to.
+        cluster: Option<RandomId>,
+        /// Smallest number of members that it accepts.
+        at_least: u32,
+    },
+    /// Accept this.
+    Propose(Proposal),
+    /// The acceptance of this cluster is on my disk.
+    Accepted(RandomId),
+    /// All have accepted.
+    Formed(Proposal),
+    /// You can't take part.
+    Refuse(Reason),
+}
+
+/// What is to be done. In order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Make a record durable, then call [`Formation::saved`] before anything else is done.
+    Save(NodeRecord),
+    /// Send to this address.
+    Send(String, Message),
+}
+
+/// The state machine.
+pub struct Formation {
+    me: Facts,
+    peers: Vec<String>,
+    at_least: u32,
+    identity: Identity,
+    accepted: Option<Proposal>,
+    seen: BTreeMap<String, Seen>,
+    acks: BTreeSet<RandomId>,
+    refused: Option<(Reason, u64)>,
+    pending: BTreeMap<String, Pending>,
+    draw: Box<dyn FnMut() -> RandomId + Send>,
+}
+
+struct Seen {
+    facts: Facts,
+    met: BTreeSet<RandomId>,
+    peers: Vec<String>,
+    cluster: Option<RandomId>,
+    at_least: u32,
+    at: u64,
+}
+
+enum Pending {
+    Identity,
+    /// Somebody waits for the answer.
+    Acceptance {
+        answer_to: Option<String>,
+    },
+}
+
+impl Formation {
+    /// From configuration and records.
+    ///
+    /// # Errors
+    /// A record of another version, or a data directory that belongs to a node of another name.
+    pub fn new(
+        config: &Config,
+        name: &str,
+        addr: &str,
+        rest_addr: &str,
+        records: &[NodeRecord],
+        mut draw: Box<dyn FnMut() -> RandomId + Send>,
+    ) -> Result<Formation, Reason> {
+        let record = |wanted: &str| records.iter().find(|record| record.name == wanted);
+        let damaged = |what: &str| Reason {
+            code: "RECORD_DAMAGED".into(),
+            message: format!("the record '{what}' of the data directory cannot be read"),
+        };
+        let (identity, fresh) = match record(IDENTITY) {
+            Some(record) => {
+                let identity: Identity = decode(&record.value).map_err(|_| damaged(IDENTITY))?;
+                if identity.name != name {
+                    return Err(Reason {
+                        code: "NAME_CHANGED".into(),
+                        message: format!(
+                            "the data directory belongs to node '{}', and this node is configured as '{name}': set \
+                             cluster.node_id = \"{}\", or give this node a data directory of its own",
+                            identity.name, identity.name
+                        ),
+                    });
+                }
+                (identity, false)
+            }
+            None => (
+                Identity {
+                    incarnation: draw(),
+                    name: name.to_owned(),
+                    formed: None,
+                },
+                true,
+            ),
+        };
+        let accepted = match record(ACCEPTED) {
+            Some(record) => Some(decode(&record.value).map_err(|_| damaged(ACCEPTED))?),
+            None => None,
+        };
+        let me = Facts {
+            name: name.to_owned(),
+            incarnation: identity.incarnation,
+            addr: addr.to_owned(),
+            rest_addr: rest_addr.to_owned(),
+        };
+        let alone = !config.cluster.enabled;
+        let mut formation = Formation {
+            peers: if alone {
+                Vec::new()
+            } else {
+                config.cluster.peers.clone()
+            },
+            at_least: if alone {
+                1
+            } else {
+                config.cluster.replication_factor
+            },
+            me,
+            identity,
+            accepted,
+            seen: BTreeMap::new(),
+            acks: BTreeSet::new(),
+            refused: None,
+            pending: BTreeMap::new(),
+            draw,
+        };
+        if fresh {
+            formation.pending.insert(IDENTITY.into(), Pending::Identity);
+        }
+        Ok(formation)
+    }
+
+    /// UUID of the data directory.
+    pub fn incarnation(&self) -> RandomId {
+        self.me.incarnation
+    }
+
+    /// The cluster, once it is formed and on this node's disk.
+    pub fn formed(&self) -> Option<&Proposal> {
+        match self.pending.get(IDENTITY) {
+            Some(_) => None,
+            None => self.identity.formed.as_ref(),
+        }
+    }
+
+    /// This node's id in it.
+    pub fn my_id(&self) -> Option<NodeId> {
+        self.formed()?
+            .member(self.me.incarnation)
+            .map(|member| member.id)
+    }
+
+    /// Whether this node proposed the cluster, and so initializes its groups.
+    pub fn is_founder(&self) -> bool {
+        self.formed()
+            .is_some_and(|formed| formed.members[0].facts.incarnation == self.me.incarnation)
+    }
+
+    /// Addresses to keep connections with.
+    pub fn targets(&self) -> BTreeSet<String> {
+        let mut targets: BTreeSet<String> = self.peers.iter().cloned().collect();
+        targets.extend(self.seen.keys().cloned());
+        if let Some(formed) = &self.identity.formed {
+            targets.extend(
+                formed
+                    .members
+                    .iter()
+                    .map(|member| member.facts.addr.clone()),
+            );
+        }
+        targets.remove(&self.me.addr);
+        targets
+    }
+
+    /// Why this node can't take part, if somebody said so lately.
+    pub fn refused(&self) -> Option<&Reason> {
+        self.refused.as_ref().map(|(reason, _)| reason)
+    }
+
+    /// What is awaited; `None` once formed.
+    pub fn forming(&self) -> Option<Forming> {
+        if self.formed().is_some() {
+            return None;
+        }
+        let met: BTreeSet<&str> = self.seen.keys().map(String::as_str).collect();
+        let awaited: Vec<String> = self
+            .peers
+            .iter()
+            .filter(|peer| !met.contains(peer.as_str()) && **peer != self.me.addr)
+            .cloned()
+            .collect();
+        let message = if let Some(accepted) = &self.accepted {
+            let awaited: Vec<&str> = accepted
+                .members
+                .iter()
+                .filter(|member| !self.acks.contains(&member.facts.incarnation))
+                .map(|member| member.facts.name.as_str())
+                .collect();
+            format!(
+                "cluster {} is accepted; waiting until all members have: {}",
+                accepted.cluster,
+                awaited.join(", ")
+            )
+        } else if !awaited.is_empty() {
+            format!("waiting for {}", awaited.join(", "))
+        } else if self.seen.len() + 1 < self.at_least as usize {
+            format!(
+                "{} nodes have met, replication_factor asks for {}",
+                self.seen.len() + 1,
+                self.at_least
+            )
+        } else {
+            "waiting until all nodes have met each other".into()
+        };
+        Some(Forming { message, awaited })
+    }
+
+    fn save_identity(&self) -> Action {
+        Action::Save(NodeRecord {
+            name: IDENTITY.into(),
+            value: Bytes::from(encode(&self.identity)),
+        })
+    }
+
+    /// A record is durable.
+    pub fn saved(&mut self, name: &str) -> Vec<Action> {
+        match self.pending.remove(name) {
+            Some(Pending::Acceptance {
+                answer_to: Some(addr),
+            }) => match &self.accepted {
+                // FORM-1: only now.
+                Some(accepted) => vec![Action::Send(addr, Message::Accepted(accepted.cluster))],
+                None => Vec::new(),
+            },
+            _ => Vec::new(),
+        }
+    }
+
+    /// Time passes: says hello, proposes, repeats what is unanswered. To be called every 100 ms or so.
+    pub fn tick(&mut self, now: u64) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self
+            .refused
+            .as_ref()
+            .is_some_and(|(_, at)| now.saturating_sub(*at) > 3 * SILENCE_MS)
+        {
+            self.refused = None;
+        }
+        if let Some(Pending::Identity) = self.pending.get(IDENTITY)
+            && self.identity.formed.is_none()
+        {
+            actions.push(self.save_identity());
+            return actions;
+        }
+        self.seen
+            .retain(|_, seen| now.saturating_sub(seen.at) <= SILENCE_MS);
+        let hello = self.hello();
+        for addr in self.targets() {
+            actions.push(Action::Send(addr, hello.clone()));
+        }
+        if self.formed().is_some() {
+            return actions;
+        }
+        if self.accepted.is_none()
+            && let Some(members) = self.agreed()
+            && members[0].incarnation == self.me.incarnation
+        {
+            let proposal = Proposal {
+                cluster: (self.draw)(),
+                members: members
+                    .into_iter()
+                    .zip(1..)
+                    .map(|(facts, id)| Member {
+                        id: NodeId(id),
+                        facts,
+                    })
+                    .collect(),
+            };
+            actions.push(self.accept(proposal, None));
+            return actions;
+        }
+        // Only the founder repeats the proposal, and only once its own acceptance is durable.
+        if let Some(accepted) = self.accepted.clone()
+            && !self.pending.contains_key(ACCEPTED)
+            && accepted.members[0].facts.incarnation == self.me.incarnation
+        {
+            self.acks.insert(self.me.incarnation);
+            if accepted
+                .members
+                .iter()
+                .all(|member| self.acks.contains(&member.facts.incarnation))
+            {
+                actions.push(self.form(accepted));
+            } else {
+                for member in &accepted.members {
+                    if member.facts.incarnation != self.me.incarnation {
+                        actions.push(Action::Send(
+                            member.facts.addr.clone(),
+                            Message::Propose(accepted.clone()),
+                        ));
+                    }
+                }
+            }
+        }
+        actions
+    }
+
+    fn hello(&self) -> Message {
+        let mut met: BTreeSet<RandomId> = self
+            .seen
+            .values()
+            .map(|seen| seen.facts.incarnation)
+            .collect();
+        met.insert(self.me.incarnation);
+        Message::Hello {
+            facts: self.me.clone(),
+            met,
+            peers: self.peers.clone(),
+            cluster: self.formed().map(|formed| formed.cluster),
+            at_least: self.at_least,
+        }
+    }
+
+    /// The members, by name, when all have met all.
+    fn agreed(&self) -> Option<Vec<Facts>> {
+        let mut everybody: BTreeSet<RandomId> = self
+            .seen
+            .values()
+            .map(|seen| seen.facts.incarnation)
+            .collect();
+        everybody.insert(self.me.incarnation);
+        let mut addresses: BTreeSet<&str> = self.seen.keys().map(String::as_str).collect();
+        addresses.insert(&self.me.addr);
+        let at_least = self
+            .seen
+            .values()
+            .map(|seen| seen.at_least)
+            .max()
+            .unwrap_or(0)
+            .max(self.at_least);
+        let wanted = self
+            .seen
+            .values()
+            .flat_map(|seen| &seen.peers)
+            .chain(&self.peers);
+        let complete = everybody.len() >= at_least as usize
+            && wanted
+                .into_iter()
+                .all(|peer| addresses.contains(peer.as_str()))
+            && self
+                .seen
+                .values()
+                .all(|seen| seen.met == everybody && seen.cluster.is_none());
+        if !complete {
+            return None;
+        }
+        let mut members: Vec<Facts> = self.seen.values().map(|seen| seen.facts.clone()).collect();
+        members.push(self.me.clone());
+        members.sort();
+        let names: BTreeSet<&str> = members.iter().map(|facts| facts.name.as_str()).collect();
+        (names.len() == members.len()).then_some(members)
+    }
+
+    fn accept(&mut self, proposal: Proposal, answer_to: Option<String>) -> Action {
+        let record = NodeRecord {
+            name: ACCEPTED.into(),
+            value: Bytes::from(encode(&proposal)),
+        };
+        self.accepted = Some(proposal);
+        self.pending
+            .insert(ACCEPTED.into(), Pending::Acceptance { answer_to });
+        Action::Save(record)
+    }
+
+    fn form(&mut self, proposal: Proposal) -> Action {
+        self.identity.formed = Some(proposal);
+        self.pending.insert(IDENTITY.into(), Pending::Identity);
+        self.save_identity()
+    }
+
+    /// A message came from the node that calls itself `addr`.
+    pub fn message(
+        &mut self,
+        addr: &str,
+        incarnation: RandomId,
+        message: Message,
+        now: u64,
+    ) -> Vec<Action> {
+        match message {
+            Message::Hello {
+                facts,
+                met,
+                peers,
+                cluster,
+                at_least,
+            } => self.heard(
+                Seen {
+                    facts,
+                    met,
+                    peers,
+                    cluster,
+                    at_least,
+                    at: now,
+                },
+                now,
+            ),
+            Message::Propose(proposal) => self.proposed(addr, proposal),
+            Message::Accepted(cluster) => {
+                if self
+                    .accepted
+                    .as_ref()
+                    .is_some_and(|accepted| accepted.cluster == cluster)
+                {
+                    self.acks.insert(incarnation);
+                }
+                Vec::new()
+            }
+            Message::Formed(proposal) => {
+                let mine = self.accepted.as_ref() == Some(&proposal)
+                    && !self.pending.contains_key(ACCEPTED);
+                if mine && self.identity.formed.is_none() && !self.pending.contains_key(IDENTITY) {
+                    vec![self.form(proposal)]
+                } else {
+                    Vec::new()
+                }
+            }
+            Message::Refuse(reason) => {
+                if self.formed().is_none() {
+                    self.refused = Some((reason, now));
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    fn proposed(&mut self, addr: &str, proposal: Proposal) -> Vec<Action> {
+        if proposal.member(self.me.incarnation).is_none() || self.pending.contains_key(IDENTITY) {
+            return Vec::new();
+        }
+        match &self.accepted {
+            None if self.identity.formed.is_none() => {
+                vec![self.accept(proposal, Some(addr.to_owned()))]
+            }
+            // FORM-1: never a second one.
+            Some(accepted)
+                if accepted.cluster == proposal.cluster && !self.pending.contains_key(ACCEPTED) =>
+            {
+                vec![Action::Send(
+                    addr.to_owned(),
+                    Message::Accepted(proposal.cluster),
+                )]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn heard(&mut self, seen: Seen, now: u64) -> Vec<Action> {
+        let facts = seen.facts.clone();
+        if facts.incarnation == self.me.incarnation {
+            if facts.addr != self.me.addr {
+                self.refused = Some((
+                    Reason {
+                        code: "DUPLICATE_INCARNATION".into(),
+                        message: format!(
+                            "the node at {} runs on a copy of this node's data directory: stop one of the two, and give it \
+                             an empty directory",
+                            facts.addr
+                        ),
+                    },
+                    now,
+                ));
+            }
+            // Otherwise: this node itself, listed among its own peers.
+            return Vec::new();
+        }
+        let refuse = |code: &str, message: String| {
+            vec![Action::Send(
+                facts.addr.clone(),
+                Message::Refuse(Reason {
+                    code: code.into(),
+                    message,
+                }),
+            )]
+        };
+        if let Some(formed) = self.formed() {
+            let known = formed
+                .members
+                .iter()
+                .find(|member| member.facts.name == facts.name);
+            return match (seen.cluster, known) {
+                (Some(other), _) if other != formed.cluster => refuse(
+                    "FOREIGN_CLUSTER",
+                    format!(
+                        "the data directory of '{}' belongs to cluster {other}, the node at {} to cluster {}: correct \
+                         cluster.peers, or start '{}' with an empty data directory",
+                        facts.name, self.me.addr, formed.cluster, facts.name
+                    ),
+                ),
+                (_, Some(member)) if member.facts.incarnation == facts.incarnation => {
+                    if seen.cluster.is_none() {
+                        vec![Action::Send(
+                            facts.addr.clone(),
+                            Message::Formed(formed.clone()),
+                        )]
+                    } else {
+                        Vec::new()
+                    }
+                }
+                (_, Some(_)) => refuse(
+                    "EMPTY_DIRECTORY",
+                    format!(
+                        "'{}' is a member of cluster {} with another data directory: bring that directory back, or run \
+                         `maree-db-cli cluster remove-node {} --force`, then `maree-db-cli cluster add-node {}`",
+                        facts.name, formed.cluster, facts.name, facts.addr
+                    ),
+                ),
+                (_, None) => refuse(
+                    "WAITING_FOR_ADD_NODE",
+                    format!(
+                        "cluster {} exists without '{}': run `maree-db-cli cluster add-node {}` on one of its nodes",
+                        formed.cluster, facts.name, facts.addr
+                    ),
+                ),
+            };
+        }
+        if facts.name == self.me.name
+            || self.seen.values().any(|other| {
+                other.facts.name == facts.name && other.facts.incarnation != facts.incarnation
+            })
+        {
+            self.refused = Some((
+                Reason {
+                    code: "NAME_TAKEN".into(),
+                    message: format!(
+                        "two nodes are called '{}', one of them at {}: give each a cluster.node_id of its own",
+                        facts.name, facts.addr
+                    ),
+                },
+                now,
+            ));
+        }
+        self.seen.insert(facts.addr.clone(), seen);
+        Vec::new()
+    }
+}

@@ -1,0 +1,151 @@
+//! What is known of the other nodes: who they are, when they were last heard of, how far they lag.
+
+use mareedb_ipc::wire::peer::{DownReason, PeerHello};
+use mareedb_ipc::wire::{GroupId, NodeId};
+use std::collections::{BTreeMap, VecDeque};
+
+/// A node without a message for so long counts as offline: a dead one is shown within 2 s.
+pub const OFFLINE_MS: u64 = 1_500;
+
+/// A peer by the address at which it is dialled.
+#[derive(Debug, Default)]
+pub struct Peer {
+    /// Its last hello.
+    pub hello: Option<PeerHello>,
+    /// Whether the outgoing stream is up.
+    pub up: bool,
+    /// Why it is down.
+    pub why: Option<DownReason>,
+    /// When it was last heard of.
+    pub heard_at: Option<u64>,
+}
+
+/// All peers.
+#[derive(Debug, Default)]
+pub struct Peers {
+    by_addr: BTreeMap<String, Peer>,
+    /// The last report of a leader: term, when, lags.
+    report: Option<(u64, u64, BTreeMap<NodeId, u64>)>,
+}
+
+impl Peers {
+    /// A stream is up.
+    pub fn up(&mut self, addr: &str, hello: PeerHello) {
+        let peer = self.by_addr.entry(addr.to_owned()).or_default();
+        peer.up = true;
+        peer.why = None;
+        peer.hello = Some(hello);
+    }
+    /// A stream is down.
+    pub fn down(&mut self, addr: &str, why: DownReason) {
+        let peer = self.by_addr.entry(addr.to_owned()).or_default();
+        peer.up = false;
+        peer.why = Some(why);
+    }
+    /// A frame came in.
+    pub fn heard(&mut self, addr: &str, hello: &PeerHello, now: u64) {
+        let peer = self.by_addr.entry(addr.to_owned()).or_default();
+        peer.heard_at = Some(now);
+        if peer.hello.as_ref() != Some(hello) {
+            peer.hello = Some(hello.clone());
+        }
+    }
+    /// A leader's report came in; an older term's is ignored.
+    pub fn reported(&mut self, term: u64, lags: Vec<(NodeId, u64)>, now: u64) {
+        if self
+            .report
+            .as_ref()
+            .is_none_or(|(known, ..)| *known <= term)
+        {
+            self.report = Some((term, now, lags.into_iter().collect()));
+        }
+    }
+    /// A peer.
+    pub fn get(&self, addr: &str) -> Option<&Peer> {
+        self.by_addr.get(addr)
+    }
+    /// Milliseconds since a peer was heard of.
+    pub fn silence(&self, addr: &str, now: u64) -> Option<u64> {
+        Some(now.saturating_sub(self.by_addr.get(addr)?.heard_at?))
+    }
+    /// Whether it was heard of lately.
+    pub fn online(&self, addr: &str, now: u64) -> bool {
+        self.silence(addr, now)
+            .is_some_and(|silence| silence < OFFLINE_MS)
+    }
+    /// A node's lag by the last report, unless that is old.
+    pub fn lag(&self, node: NodeId, now: u64) -> Option<u64> {
+        let (_, at, lags) = self.report.as_ref()?;
+        (now.saturating_sub(*at) < OFFLINE_MS).then(|| lags.get(&node).copied())?
+    }
+    /// Addresses whose nodes turned us away.
+    pub fn rejecting(&self) -> impl Iterator<Item = &str> {
+        self.by_addr
+            .iter()
+            .filter(|(_, peer)| peer.why == Some(DownReason::Rejected))
+            .map(|(addr, _)| addr.as_str())
+    }
+}
+
+/// When each entry came into a leader's log, coarsely: enough to say how old what a follower lacks is.
+#[derive(Debug, Default)]
+pub struct Ages {
+    samples: BTreeMap<GroupId, VecDeque<(u64, u64)>>,
+}
+
+/// Samples kept a group: at one each 10 ms some 40 s; older ones only make a lag look smaller than it is beyond that.
+const SAMPLES_MAX: usize = 4096;
+
+impl Ages {
+    /// The log of `group` ends at `last` now.
+    pub fn sample(&mut self, group: GroupId, last: u64, now: u64) {
+        let samples = self.samples.entry(group).or_default();
+        if samples.back().is_none_or(|(index, _)| *index < last) {
+            samples.push_back((last, now));
+        }
+        if samples.len() > SAMPLES_MAX {
+            samples.pop_front();
+        }
+    }
+    /// Forgets a group that this node does not lead any more.
+    pub fn forget(&mut self, group: GroupId) {
+        self.samples.remove(&group);
+    }
+    /// Age of the oldest entry beyond `matched`; 0 when there is none.
+    pub fn lag(&self, group: GroupId, matched: Option<u64>, now: u64) -> u64 {
+        let Some(samples) = self.samples.get(&group) else {
+            return 0;
+        };
+        let beyond = samples.partition_point(|(index, _)| Some(*index) <= matched);
+        samples
+            .get(beyond)
+            .map_or(0, |(_, at)| now.saturating_sub(*at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mareedb_ipc::wire::FIRST_DATA_GROUP;
+
+    #[test]
+    fn lag_is_the_age_of_the_oldest_missing_entry() {
+        let mut ages = Ages::default();
+        ages.sample(FIRST_DATA_GROUP, 5, 100);
+        ages.sample(FIRST_DATA_GROUP, 5, 110);
+        ages.sample(FIRST_DATA_GROUP, 9, 120);
+        assert_eq!(ages.lag(FIRST_DATA_GROUP, Some(9), 150), 0);
+        assert_eq!(ages.lag(FIRST_DATA_GROUP, Some(7), 150), 30);
+        assert_eq!(ages.lag(FIRST_DATA_GROUP, Some(4), 150), 50);
+        assert_eq!(ages.lag(FIRST_DATA_GROUP, None, 150), 50);
+    }
+
+    #[test]
+    fn a_report_of_an_older_term_or_of_long_ago_is_not_shown() {
+        let mut peers = Peers::default();
+        peers.reported(3, vec![(NodeId(1), 7)], 0);
+        peers.reported(2, vec![(NodeId(1), 99)], 10);
+        assert_eq!(peers.lag(NodeId(1), 10), Some(7));
+        assert_eq!(peers.lag(NodeId(1), OFFLINE_MS + 1), None);
+    }
+}

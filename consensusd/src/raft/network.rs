@@ -1,0 +1,328 @@
+//! openraft's network over the exchange of frames.
+
+use super::state_machine::{SnapshotHandle, from_wire_meta};
+use super::{C, Place};
+use crate::exchange::{Exchange, Lost, Way};
+use crate::frames::{Answer, Ask, Route};
+use crate::log_link::LogLink;
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use mareedb_ipc::wire::storage::{StorageAnswer, StorageRequest};
+use mareedb_ipc::wire::{GroupId, RandomId, ReplicaId};
+use openraft::OptionalSend;
+use openraft::alias::{SnapshotOf, VoteOf};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of a snapshot part.
+const CHUNK_BYTES: u32 = 512 << 10;
+
+/// Makes the connections of a group's replica.
+#[derive(Clone)]
+pub struct Factory {
+    /// The exchange.
+    pub exchange: Arc<Exchange>,
+    /// The log lane, for snapshots.
+    pub link: Arc<LogLink>,
+    /// The cluster.
+    pub cluster: RandomId,
+    /// The group.
+    pub group: GroupId,
+    /// This replica.
+    pub from: ReplicaId,
+    /// A stream whose oldest question has waited so long is given up.
+    pub patience: Duration,
+}
+
+/// The connection to one replica.
+pub struct Connection {
+    exchange: Arc<Exchange>,
+    link: Arc<LogLink>,
+    route: Route,
+    addr: String,
+    patience: Duration,
+}
+
+impl RaftNetworkFactory<C> for Factory {
+    type Network = Connection;
+    async fn new_client(&mut self, target: u64, place: &Place) -> Connection {
+        Connection {
+            exchange: self.exchange.clone(),
+            link: self.link.clone(),
+            route: Route {
+                cluster: self.cluster,
+                group: self.group,
+                from: self.from,
+                to: ReplicaId(target),
+            },
+            addr: place.addr.clone(),
+            patience: self.patience,
+        }
+    }
+}
+
+fn failed(lost: Lost) -> RPCError<C> {
+    match lost {
+        Lost::Disconnected(_) => RPCError::Unreachable(Unreachable::new(&lost)),
+        _ => RPCError::Network(NetworkError::new(&lost)),
+    }
+}
+
+fn unexpected<T>(answer: &Answer) -> Result<T, RPCError<C>> {
+    Err(RPCError::Network(NetworkError::from_string(format!(
+        "unexpected answer {answer:?}"
+    ))))
+}
+
+impl Connection {
+    async fn ask(&self, ask: Ask, option: &RPCOption) -> Result<Answer, RPCError<C>> {
+        let asked = self.exchange.ask(Way::Peer, &self.addr, self.route, ask);
+        match tokio::time::timeout(option.hard_ttl(), asked).await {
+            Ok(answer) => answer.map_err(failed),
+            Err(_) => Err(RPCError::Network(NetworkError::from_string(
+                "no answer in time",
+            ))),
+        }
+    }
+
+    async fn storage(&self, request: StorageRequest) -> Result<StorageAnswer, StreamingError<C>> {
+        match self.link.request(request).await {
+            StorageAnswer::Failed { message } => {
+                Err(StreamingError::Network(NetworkError::from_string(message)))
+            }
+            answer => Ok(answer),
+        }
+    }
+
+    async fn send_snapshot(
+        &self,
+        vote: VoteOf<C>,
+    ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
+        let group = self.route.group;
+        let StorageAnswer::Opened { snapshot, meta } =
+            self.storage(StorageRequest::OpenSnapshot { group }).await?
+        else {
+            return Err(StreamingError::Network(NetworkError::from_string(
+                "the snapshot does not open",
+            )));
+        };
+        let sent = self.send_parts(vote, snapshot, &meta).await;
+        // It ends by itself when storaged restarts; otherwise the pinned version must go.
+        let _ = self
+            .storage(StorageRequest::CloseSnapshot { snapshot })
+            .await;
+        sent
+    }
+
+    async fn send_parts(
+        &self,
+        vote: VoteOf<C>,
+        snapshot: RandomId,
+        meta: &mareedb_ipc::wire::storage::SnapshotMeta,
+    ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
+        // What cannot be understood here cannot be installed there.
+        from_wire_meta(meta).map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
+        let install = RandomId::draw();
+        let mut cursor = Bytes::new();
+        let mut number = 0;
+        loop {
+            let request = StorageRequest::ReadSnapshot {
+                snapshot,
+                cursor,
+                max_bytes: CHUNK_BYTES,
+            };
+            let StorageAnswer::Chunk(chunk) = self.storage(request).await? else {
+                return Err(StreamingError::Network(NetworkError::from_string(
+                    "the snapshot does not read",
+                )));
+            };
+            let next = chunk.next.clone();
+            let ask = Ask::Snapshot {
+                install,
+                number,
+                chunk,
+                finish: next.is_none().then(|| (vote, meta.clone())),
+            };
+            let answer = self
+                .exchange
+                .ask(Way::Bulk, &self.addr, self.route, ask)
+                .await
+                .map_err(|lost| StreamingError::from(failed(lost)))?;
+            match (answer, next) {
+                (Answer::Installed(vote), None) => return Ok(SnapshotResponse::new(vote)),
+                (Answer::Taken, Some(next)) => cursor = next,
+                (answer, _) => {
+                    return Err(StreamingError::Network(NetworkError::from_string(format!(
+                        "unexpected answer {answer:?}"
+                    ))));
+                }
+            }
+            number += 1;
+        }
+    }
+}
+
+impl RaftNetworkV2<C> for Connection {
+    type SnapshotData = SnapshotHandle;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<C>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<C>, RPCError<C>> {
+        match self.ask(Ask::Append(request), &option).await? {
+            Answer::Append(response) => Ok(response),
+            other => unexpected(&other),
+        }
+    }
+
+    /// Requests go out as they come, without waiting for answers; answers come in the same order.
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        _option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<C>, RPCError<C>>>, RPCError<C>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            let (call, answers) = self.exchange.open_stream(&self.addr).map_err(failed)?;
+            let stream: BoxStream<'s, _> = Box::pin(futures::stream::unfold(
+                Appending {
+                    input: Some(input),
+                    call,
+                    route: self.route,
+                    answers,
+                    sequence: 0,
+                    open: 0,
+                    patience: self.patience,
+                    ended: false,
+                },
+                |mut state| async move {
+                    let item = state.next().await?;
+                    Some((item, state))
+                },
+            ));
+            Ok(stream)
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<C>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
+        match self.ask(Ask::Vote(request), &option).await? {
+            Answer::Vote(response) => Ok(response),
+            other => unexpected(&other),
+        }
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<C>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<C>, RPCError<C>> {
+        match self.ask(Ask::PreVote(request), &option).await? {
+            Answer::Vote(response) => Ok(response),
+            other => unexpected(&other),
+        }
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteOf<C>,
+        _snapshot: SnapshotOf<C, SnapshotHandle>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
+        tokio::select! {
+            sent = self.send_snapshot(vote) => sent,
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<C>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<C>, RPCError<C>> {
+        let ask = Ask::Transfer {
+            from: *request.from_leader(),
+            to: *request.to_node_id(),
+            last: request.last_log_id().copied(),
+        };
+        match self.ask(ask, &option).await? {
+            Answer::Transfer(response) => Ok(response),
+            other => unexpected(&other),
+        }
+    }
+}
+
+/// One stream of appends.
+struct Appending<S> {
+    input: Option<S>,
+    call: crate::exchange::StreamCall,
+    route: Route,
+    answers: tokio::sync::mpsc::UnboundedReceiver<Result<Answer, Lost>>,
+    sequence: u64,
+    /// Questions without an answer.
+    open: u64,
+    patience: Duration,
+    ended: bool,
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
+    async fn next(&mut self) -> Option<Result<StreamAppendResult<C>, RPCError<C>>> {
+        let deadline = tokio::time::Instant::now() + self.patience;
+        loop {
+            if self.ended || (self.input.is_none() && self.open == 0) {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                answer = self.answers.recv() => {
+                    self.open = self.open.saturating_sub(1);
+                    let item = match answer {
+                        Some(Ok(Answer::Stream(result))) => Ok(result),
+                        Some(Ok(other)) => unexpected(&other),
+                        Some(Err(lost)) => Err(failed(lost)),
+                        None => Err(RPCError::Network(NetworkError::from_string("the stream has ended"))),
+                    };
+                    self.ended = !matches!(item, Ok(Ok(_)));
+                    return Some(item);
+                }
+                request = async { self.input.as_mut().expect("checked by the guard").next().await },
+                    if self.input.is_some() => {
+                    let Some(request) = request else {
+                        self.input = None;
+                        continue;
+                    };
+                    let ask = Ask::Stream {
+                        stream: self.call.name(),
+                        sequence: self.sequence,
+                        request,
+                    };
+                    self.sequence += 1;
+                    self.open += 1;
+                    if let Err(lost) = self.call.send(self.route, ask) {
+                        self.ended = true;
+                        return Some(Err(failed(lost)));
+                    }
+                }
+                () = tokio::time::sleep_until(deadline), if self.open > 0 => {
+                    self.ended = true;
+                    return Some(Err(RPCError::Network(NetworkError::from_string("no answer in time"))));
+                }
+            }
+        }
+    }
+}

@@ -224,6 +224,7 @@ impl Node {
         }
         let plan = self.held.memory.plan(role, &extras);
         let index = index_of(role);
+        self.slots[index].starting();
         match spawn(
             &self.held.executable,
             role,

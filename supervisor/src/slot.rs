@@ -43,9 +43,13 @@ impl Slot {
         }
     }
 
+    /// A process is about to be started. Its first heartbeat may come before the spawning call has returned.
+    pub fn starting(&mut self) {
+        self.heart = Heart::new(self.board.beats());
+    }
+
     /// A process was started.
     pub fn started(&mut self, process: Process) {
-        self.heart = Heart::new(self.board.beats());
         self.process = Some(process);
         self.serving = false;
         self.killed = None;

@@ -1,2 +1,19 @@
-//! Placeholder of the executable.
-fn main() {}
+//! The node: one executable, four roles.
+//!
+//! Started by hand or by systemd it is the supervisor; started by a supervisor, which shows by what it inherits, it is the daemon of the role
+//! that it was given. Nothing else lives here.
+
+mod daemon;
+mod logging;
+mod node;
+mod settings;
+
+use mareedb_ipc::Inheritance;
+
+fn main() -> std::process::ExitCode {
+    if Inheritance::present() {
+        daemon::run().into()
+    } else {
+        node::run().into()
+    }
+}

@@ -16,6 +16,9 @@ const VERDICTS: [ExitCode; 6] = [
     ExitCode::StateDamaged,
 ];
 
+/// Longest reason of an exit; all of it is in the journal.
+const REASON_BYTES_MAX: usize = 1200;
+
 /// Milliseconds since 1970, for records that people read.
 pub(crate) fn unix_ms() -> u64 {
     SystemTime::now()
@@ -46,6 +49,8 @@ pub(crate) fn judge(
     if !words.is_empty() {
         reason.push_str(": ");
         reason.push_str(&words);
+        // The record has to fit into a cell of the board, whatever a daemon had to say.
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
     }
     let (signal, code) = match ended {
         Ended::Signal(signal) => (Some(signal), None),

@@ -1,0 +1,155 @@
+//! The executable as the supervisor starts it: what every daemon needs before its own code runs.
+//!
+//! **Invariants.** A panic in any thread ends the process, in every build profile, with its text as last words on the board: a daemon with a
+//! broken invariant must not go on. The board says from the first heartbeat on what is true of *this* process.
+
+use crate::logging::{self, Level};
+use mareedb_config::Config;
+use mareedb_ipc::{BoardWriter, Cell, ExitCode, Gauge, InheritError, Inheritance, Role};
+use mareedb_supervisor::level::SharedLevel;
+use nix::sys::prctl;
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use std::ffi::CString;
+use std::io::Write;
+use std::panic::PanicHookInfo;
+
+/// Longest last words; the rest is in the journal.
+const WORDS_BYTES_MAX: usize = 1024;
+
+/// Runs the daemon that this process was started as.
+pub fn run() -> ExitCode {
+    // First of all: the default action of SIGHUP would end the process, and threads inherit the mask.
+    let mut hangup = SigSet::empty();
+    hangup.add(Signal::SIGHUP);
+    if let Err(errno) = hangup.thread_block().and_then(|()| disposition()) {
+        return complain(
+            ExitCode::Internal,
+            &format!("cannot set up signals: {errno}"),
+        );
+    }
+    let inheritance = match Inheritance::from_env() {
+        Ok(inheritance) => inheritance,
+        Err(error @ InheritError::Ring(_)) => {
+            return complain(ExitCode::LinkCorrupt, &error.to_string());
+        }
+        Err(error) => return complain(ExitCode::Internal, &error.to_string()),
+    };
+    let role = inheritance.role();
+    let board = inheritance.board();
+    board.set(Gauge::Ready, 0);
+    board.put(Cell::LastWords, &String::new());
+    board.beat();
+    std::panic::set_hook(Box::new(panic_hook(board.clone())));
+    if let Err(words) = name_process(role).and_then(|()| start_log(role, &inheritance)) {
+        board.put(Cell::LastWords, &words);
+        return complain(ExitCode::Internal, &words);
+    }
+    let code = dispatch(role, inheritance);
+    if code == ExitCode::Done {
+        tracing::info!("{role} stopped");
+    } else {
+        tracing::error!(code = code.code(), "{role} ends: {}", code.meaning());
+    }
+    code
+}
+
+fn dispatch(role: Role, inheritance: Inheritance) -> ExitCode {
+    match role {
+        Role::Consensus => mareedb_consensusd::run(inheritance),
+        Role::Storage | Role::Gateway | Role::Supervisor => {
+            let words = format!("{role} is not part of this build");
+            inheritance.board().put(Cell::LastWords, &words);
+            complain(ExitCode::Failed, &words)
+        }
+    }
+}
+
+/// SIGINT is the supervisor's business, a closed pipe is an error of a write, and the parent's death is ours.
+fn disposition() -> nix::Result<()> {
+    for ignored in [Signal::SIGINT, Signal::SIGPIPE] {
+        // SAFETY: ignoring a signal runs no code of ours in a handler.
+        unsafe { signal(ignored, SigHandler::SigIgn)? };
+    }
+    // The supervisor has asked for it before exec; exec forgets it when the file has capabilities (SUP-2).
+    prctl::set_pdeathsig(Signal::SIGKILL)
+}
+
+fn name_process(role: Role) -> Result<(), String> {
+    let name = CString::new(role.name()).map_err(|error| error.to_string())?;
+    prctl::set_name(&name).map_err(|errno| errno.to_string())
+}
+
+fn start_log(role: Role, inheritance: &Inheritance) -> Result<(), String> {
+    let config: Config = serde_json::from_str(inheritance.config_json())
+        .map_err(|error| format!("the inherited configuration: {error}"))?;
+    let shared = SharedLevel::from_env();
+    let text = shared
+        .as_ref()
+        .and_then(|shared| shared.get().ok())
+        .unwrap_or_else(|| config.log.level.clone());
+    let level = logging::install(role.name(), &config.log, &text)?;
+    if let Some(shared) = shared {
+        std::thread::Builder::new()
+            .name("log-level".to_owned())
+            .spawn(move || follow(&shared, &level))
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// Waits for SIGHUP, for ever, and takes over the level that the supervisor has set.
+fn follow(shared: &SharedLevel, level: &Level) {
+    let mut hangup = SigSet::empty();
+    hangup.add(Signal::SIGHUP);
+    while hangup.wait().is_ok() {
+        let outcome = shared
+            .get()
+            .map_err(|error| error.to_string())
+            .and_then(|text| level.set(&text));
+        if let Err(error) = outcome {
+            tracing::error!("the log level stays: {error}");
+        }
+    }
+}
+
+fn panic_hook(board: BoardWriter) -> impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static {
+    let print = std::panic::take_hook();
+    move |info| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        let words = match (info.payload_as_str(), info.location()) {
+            (Some(text), Some(place)) => format!("thread {name} panicked at {place}: {text}"),
+            (text, _) => format!("thread {name} panicked: {}", text.unwrap_or("no text")),
+        };
+        board.put(Cell::LastWords, &cut(&words));
+        print(info);
+        std::process::abort();
+    }
+}
+
+fn cut(words: &str) -> String {
+    words
+        .char_indices()
+        .take_while(|(at, c)| at + c.len_utf8() <= WORDS_BYTES_MAX)
+        .map(|(_, c)| c)
+        .collect()
+}
+
+/// For the time before there is a log.
+fn complain(code: ExitCode, text: &str) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "maree-db-server: {text}");
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_words_are_cut_between_characters() {
+        assert_eq!(cut("short"), "short");
+        let long = "ü".repeat(WORDS_BYTES_MAX);
+        assert_eq!(cut(&long).len(), WORDS_BYTES_MAX);
+        assert_eq!(cut(&format!("x{long}")).len(), WORDS_BYTES_MAX - 1);
+    }
+}

@@ -176,14 +176,14 @@ impl Node {
                 if let Some(process) = &slot.process {
                     let pid = process.pid();
                     let reason = reason_of(why);
-                    tracing::warn!(daemon = %role, pid, "killing {role}: {reason}");
+                    tracing::warn!(child = %role, child_pid = pid, "killing {role}: {reason}");
                     slot.killed = Some(why);
                     process.signal(Signal::SIGKILL);
                 }
             }
             Action::Terminate(role) => {
                 if let Some(process) = &self.slots[index_of(role)].process {
-                    tracing::info!(daemon = %role, pid = process.pid(), "stopping {role}");
+                    tracing::info!(child = %role, child_pid = process.pid(), "stopping {role}");
                     process.signal(Signal::SIGTERM);
                 }
             }
@@ -193,7 +193,7 @@ impl Node {
             }
             Action::Escalate(role) => {
                 tracing::error!(
-                    daemon = %role,
+                    child = %role,
                     "{role} died too often: all daemons are restarted together, over new links"
                 );
             }
@@ -237,12 +237,12 @@ impl Node {
                     .add(&process, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
                 self.slots[index].started(process);
                 let restarts = self.slots[index].restarts();
-                tracing::info!(daemon = %role, pid, restarts, "started {role}");
+                tracing::info!(child = %role, child_pid = pid, restarts, "started {role}");
                 self.publish();
                 Ok(None)
             }
             Err(error) => {
-                tracing::error!(daemon = %role, "cannot start {role}: {error}");
+                tracing::error!(child = %role, "cannot start {role}: {error}");
                 Ok(Some(Event::SpawnFailed(role)))
             }
         }
@@ -260,11 +260,13 @@ impl Node {
         // Every daemon beats as soon as it has attached, so one without a beat wrote nothing on its board.
         let attached = slot.heart.has_beaten(slot.board.beats());
         let (cause, exit) = judge(role, ended, slot.killed, attached, &slot.board);
-        let expected = self.state.is_ending() && ended == Ended::Code(0);
+        // SIGTERM may come before a daemon listens for it.
+        let stopped = [Ended::Code(0), Ended::Signal(Signal::SIGTERM as i32)];
+        let expected = self.state.is_ending() && stopped.contains(&ended);
         if expected {
-            tracing::info!(daemon = %role, pid, "{role} stopped");
+            tracing::info!(child = %role, child_pid = pid, "{role} stopped");
         } else {
-            tracing::error!(daemon = %role, pid, "{role} ended: {}", exit.reason);
+            tracing::error!(child = %role, child_pid = pid, "{role} ended: {}", exit.reason);
         }
         slot.ended(exit);
         self.happen(Event::Exited(role, cause))?;

@@ -8,6 +8,7 @@
 //!
 //! **Non-goals.** No network protocol, no data files, no database logic, no async runtime.
 
+pub mod address;
 pub mod fault;
 pub mod fitness;
 pub mod level;
@@ -116,7 +117,11 @@ fn start(config: &Config, mut options: Options) -> Result<Node, StartError> {
     )?;
     let [rest, grpc] = sockets.addresses;
     let start = RandomId::draw();
-    let json = serde_json::to_string(config)
+    // What the daemons inherit is complete: none of them has to find out who it is.
+    let mut inherited = config.clone();
+    let address = address::find(config, &address::Machine, wait, &signals)?;
+    inherited.server.advertise_addr = Some(address.clone());
+    let json = serde_json::to_string(&inherited)
         .map_err(|error| internal("cannot hand the configuration down", &error))?;
     let memory = NodeMemory::create(topology, &json, start)
         .map_err(|error| internal("cannot create the shared memory of the node", &error))?;
@@ -125,7 +130,7 @@ fn start(config: &Config, mut options: Options) -> Result<Node, StartError> {
     tracing::info!(
         %start,
         data_dir = %config.server.data_dir,
-        "REST on {rest}, gRPC and peers on {grpc}"
+        "REST on {rest}, gRPC and peers on {grpc}; others reach this node at {address}"
     );
     options.policy.stop_limit_ms = config.server.stop_limit_ms;
     let held = Holdings {

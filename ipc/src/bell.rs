@@ -1,7 +1,11 @@
-//! Doorbells: one a waiting thread.
+//! Doorbells: one a waiting thread, shared by all rings that it waits for.
+//!
+//! A ring says "look", never at what: a waiter drains its bell first and looks at all its rings after that, so that a ring
+//! that comes in between is not taken away unseen.
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, send};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
@@ -22,16 +26,28 @@ impl Bell {
         Bell { fd, kind }
     }
 
-    /// Wakes whoever waits. Never blocks: a bell that is full of rings will wake its waiter anyway.
+    /// Wakes whoever waits. Never blocks (RING-9): a bell that is full of rings will wake its waiter anyway.
+    ///
+    /// # Panics
+    /// The descriptor is no doorbell.
     pub fn ring(&self) {
-        let bytes: &[u8] = match self.kind {
-            BellKind::Event => &1u64.to_ne_bytes(),
-            BellKind::Socket => &[1],
-        };
-        match nix::unistd::write(&self.fd, bytes) {
-            Ok(_) | Err(Errno::EAGAIN) => {}
-            Err(Errno::EINTR) => self.ring(),
-            Err(error) => panic!("a doorbell cannot be rung: {error}"),
+        loop {
+            let rung = match self.kind {
+                BellKind::Event => nix::unistd::write(&self.fd, &1u64.to_ne_bytes()),
+                // The flags hold whatever an event loop did to the socket's own; nor does a closed end raise SIGPIPE.
+                BellKind::Socket => send(
+                    self.fd.as_raw_fd(),
+                    &[1],
+                    MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL,
+                ),
+            };
+            match rung {
+                Ok(_) | Err(Errno::EAGAIN) => return,
+                // Nobody waits any more. The supervisor keeps both ends open, so this is the end of the node.
+                Err(Errno::EPIPE | Errno::ECONNRESET) => return,
+                Err(Errno::EINTR) => {}
+                Err(error) => panic!("a doorbell cannot be rung: {error}"),
+            }
         }
     }
 
@@ -41,7 +57,7 @@ impl Bell {
         loop {
             match nix::unistd::read(&self.fd, &mut bytes) {
                 Ok(n) if n == bytes.len() => {}
-                Ok(_) | Err(Errno::EAGAIN) => return,
+                Ok(_) | Err(Errno::EAGAIN | Errno::ECONNRESET) => return,
                 Err(Errno::EINTR) => {}
                 Err(error) => panic!("a doorbell cannot be read: {error}"),
             }
@@ -50,7 +66,8 @@ impl Bell {
 
     /// Waits until somebody rings, and takes the ring. `false`: the time was over first.
     pub fn wait(&self, timeout: Option<Duration>) -> bool {
-        let end = timeout.map(|timeout| Instant::now() + timeout);
+        // A time beyond the clock's range is for ever.
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             let left = match end {
                 None => PollTimeout::NONE,
@@ -93,5 +110,51 @@ impl AsFd for Bell {
 impl AsRawFd for Bell {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    /// RING-9: a socket that nobody reads fills up; ringing goes on returning, and the waiter still wakes. Blocking mode
+    /// set by somebody else changes nothing.
+    #[test]
+    fn ring_9_a_full_bell_never_blocks_its_ringer() {
+        let (wait, ring) = socketpair(
+            AddressFamily::Unix,
+            SockType::Stream,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap();
+        let bell = Bell::new(ring, BellKind::Socket);
+        let payload = [1u8; 1];
+        let full = || send(bell.fd.as_raw_fd(), &payload, MsgFlags::MSG_DONTWAIT);
+        while full().is_ok() {}
+        assert_eq!(full(), Err(Errno::EAGAIN));
+        bell.ring();
+        nix::fcntl::fcntl(
+            &wait,
+            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+        )
+        .unwrap();
+        let waiter = Bell::new(wait, BellKind::Socket);
+        assert!(waiter.wait(Some(Duration::ZERO)));
+        assert!(!waiter.wait(Some(Duration::ZERO)), "all rings were taken");
+        drop(waiter);
+        bell.ring();
+    }
+
+    #[test]
+    fn ring_9_a_full_eventfd_never_blocks_its_ringer() {
+        use nix::sys::eventfd::{EfdFlags, EventFd};
+        let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK).unwrap();
+        event.write(u64::MAX - 1).unwrap();
+        let bell = Bell::new(event.into(), BellKind::Event);
+        bell.ring();
+        assert!(bell.wait(Some(Duration::MAX)));
+        assert!(!bell.wait(Some(Duration::ZERO)));
     }
 }

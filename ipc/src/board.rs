@@ -1,5 +1,8 @@
 //! Status boards: one memfd a process that only it can write, which outlives its daemon and which the others read.
 //!
+//! Invariants (docs/formats/ring.md): BOARD-1, only the owner writes; BOARD-2, a reader gets a whole value or the whole one
+//! before it, and never waits for a writer. Non-goals: history, and anything that must survive the supervisor.
+//!
 //! A cell has two slots, written in turn. A writer that dies in the middle spoils the slot that it writes, and the other
 //! one still holds the value before. A reader never waits for a writer: it tries a few times, then says that there is
 //! nothing.
@@ -76,7 +79,7 @@ impl Cell {
 
 const CELLS: usize = 16;
 const GAUGES: usize = 64;
-const SLOT_BYTES: usize = 4096;
+pub(crate) const SLOT_BYTES: usize = 4096;
 /// The largest record of a cell.
 pub const CELL_BYTES_MAX: usize = SLOT_BYTES - SLOT_HEADER;
 /// sequence u64, length u32, crc u32
@@ -108,10 +111,18 @@ impl BoardWriter {
     pub(crate) fn new(map: Mapping) -> BoardWriter {
         let mut sequences = [0; CELLS];
         for (cell, sequence) in sequences.iter_mut().enumerate() {
-            // Both slots may be valid, or one torn: going on above the higher one is right in each case.
+            // Both slots may be whole, or one torn: going on above the highest whole one overwrites the other slot, so
+            // that the last value stays readable until the next one is whole (BOARD-2).
             *sequence = [0, 1]
-                .map(|slot| map.word(slot_at(cell, slot)).load(Ordering::Acquire))
                 .into_iter()
+                .filter_map(|slot| {
+                    let at = slot_at(cell, slot);
+                    let sequence = map.word(at).load(Ordering::Acquire);
+                    (slot_at(cell, sequence) == at)
+                        .then(|| read_slot(&map, sequence, at))
+                        .flatten()
+                        .map(|_| sequence)
+                })
                 .max()
                 .unwrap_or(0);
         }
@@ -140,9 +151,16 @@ impl BoardWriter {
             .fetch_add(value, Ordering::AcqRel);
     }
 
+    /// Shows the reason for which this process ends itself, cut to what fits.
+    pub fn last_words(&self, text: &str) {
+        // The length takes two bytes at most in front of the text.
+        let end = text.floor_char_boundary(CELL_BYTES_MAX - 2);
+        self.put(Cell::LastWords, &text[..end]);
+    }
+
     /// Shows a record. One that is larger than [`CELL_BYTES_MAX`] is not shown; text is better cut by the caller.
-    pub fn put<T: Serialize>(&self, cell: Cell, value: &T) {
-        let payload = encode(value);
+    pub fn put<T: Serialize + ?Sized>(&self, cell: Cell, value: &T) {
+        let payload = encode(&value);
         if payload.len() > CELL_BYTES_MAX {
             tracing::warn!(
                 ?cell,
@@ -156,7 +174,8 @@ impl BoardWriter {
             .sequences
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let sequence = sequences[cell.index()] + 1;
+        // 0 marks a slot that is being written.
+        let sequence = sequences[cell.index()].wrapping_add(1).max(1);
         sequences[cell.index()] = sequence;
         let at = slot_at(cell.index(), sequence);
         self.map.word(at).store(0, Ordering::Release);
@@ -206,30 +225,32 @@ impl BoardReader {
                 return None;
             }
             for (sequence, at) in slots {
-                if let Some(payload) = self.slot(sequence, at) {
+                if let Some(payload) = read_slot(&self.map, sequence, at) {
                     return decode(&payload).ok();
                 }
             }
         }
         None
     }
+}
 
-    fn slot(&self, sequence: u64, at: usize) -> Option<Vec<u8>> {
-        if sequence == 0 {
-            return None;
-        }
-        let mut word = [0; 4];
-        self.map.read(at + 8, &mut word);
-        let len = u32::from_le_bytes(word) as usize;
-        self.map.read(at + 12, &mut word);
-        let crc = u32::from_le_bytes(word);
-        if len > CELL_BYTES_MAX {
-            return None;
-        }
-        let mut payload = vec![0; len];
-        self.map.read(at + SLOT_HEADER, &mut payload);
-        fence(Ordering::SeqCst);
-        let unchanged = self.map.word(at).load(Ordering::Acquire) == sequence;
-        (unchanged && slot_crc(sequence, &payload) == crc).then_some(payload)
+/// The payload of a slot, if it is whole and was so from beginning to end.
+fn read_slot(map: &Mapping, sequence: u64, at: usize) -> Option<Vec<u8>> {
+    if sequence == 0 {
+        return None;
     }
+    let mut word = [0; 4];
+    map.read(at + 8, &mut word);
+    let len = u32::from_le_bytes(word) as usize;
+    map.read(at + 12, &mut word);
+    let crc = u32::from_le_bytes(word);
+    if len > CELL_BYTES_MAX {
+        return None;
+    }
+    let mut payload = vec![0; len];
+    map.read(at + SLOT_HEADER, &mut payload);
+    // Pairs with the fence in `put`: whoever saw a byte of the next value sees the sequence gone, too.
+    fence(Ordering::SeqCst);
+    let unchanged = map.word(at).load(Ordering::Acquire) == sequence;
+    (unchanged && slot_crc(sequence, &payload) == crc).then_some(payload)
 }

@@ -1,16 +1,17 @@
 //! The daemon's side: what it was given at exec, each thing to be taken once.
 
 use crate::bell::Bell;
-use crate::board::{BOARD_BYTES, BoardReader, BoardWriter};
+use crate::board::{BOARD_BYTES, BoardReader, BoardWriter, Cell};
 use crate::mapping::Mapping;
 use crate::memory::kind_of;
 use crate::receiver::Receiver;
 use crate::ring::{HEADER_BYTES, Ring, RingError};
 use crate::sender::Sender;
+use crate::status::CorruptLink;
 use crate::topology::{ChannelId, Lane, Role, Topology, Waiter};
 use crate::wire::{RandomId, decode, encode};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
@@ -20,7 +21,7 @@ use std::sync::Arc;
 /// The environment variable that makes an executable a daemon.
 pub const ENV: &str = "MAREEDB_INHERIT";
 /// No configuration is longer.
-const CONFIG_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 /// What could not be inherited.
 #[derive(Debug, thiserror::Error)]
@@ -52,13 +53,20 @@ pub(crate) struct Manifest {
     pub(crate) topology: Topology,
     pub(crate) config: RawFd,
     pub(crate) config_bytes: u64,
-    pub(crate) rings: Vec<(ChannelId, RawFd)>,
+    pub(crate) rings: Vec<RingFd>,
     pub(crate) bells: Vec<BellFds>,
     pub(crate) board: RawFd,
     pub(crate) boards: Vec<(Role, RawFd)>,
     pub(crate) rest: Option<RawFd>,
     pub(crate) grpc: Option<RawFd>,
     pub(crate) lock: Option<RawFd>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RingFd {
+    pub(crate) channel: ChannelId,
+    pub(crate) generation: RandomId,
+    pub(crate) fd: RawFd,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,25 +97,61 @@ impl Manifest {
         let bytes = bytes.ok_or_else(|| malformed("no pairs of hexadecimal digits"))?;
         let manifest: Manifest =
             decode(&bytes).map_err(|error| InheritError::Malformed(error.to_string()))?;
-        if let Some(fault) = manifest.topology.fault() {
-            return Err(InheritError::Malformed(fault));
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Whether it gives this role exactly what the topology says, so that a daemon never meets a missing end later.
+    fn check(&self) -> Result<(), InheritError> {
+        let malformed = |why: String| Err(InheritError::Malformed(why));
+        if let Some(fault) = self.topology.fault() {
+            return malformed(fault);
         }
-        let mut fds = manifest.fds();
+        if self.role == Role::Supervisor {
+            return malformed("the supervisor inherits nothing".into());
+        }
+        if self.config_bytes > CONFIG_BYTES_MAX {
+            return malformed(format!("a configuration of {} bytes", self.config_bytes));
+        }
+        let of_role = |channel: &ChannelId| channel.from == self.role || channel.to == self.role;
+        let expected: BTreeSet<ChannelId> = self.topology.channels().into_iter().collect();
+        let given: Vec<ChannelId> = self.rings.iter().map(|ring| ring.channel).collect();
+        if !same(given, expected.into_iter().filter(of_role).collect()) {
+            return malformed("the rings are not those of this role and topology".into());
+        }
+        let given = self.bells.iter().map(|bell| bell.waiter).collect();
+        let waiting = |bell: &BellFds| bell.wait.is_some() == (bell.waiter.role() == self.role);
+        if !same(given, self.topology.waiters().into_iter().collect())
+            || !self.bells.iter().all(waiting)
+        {
+            return malformed("the doorbells are not those of this role and topology".into());
+        }
+        let given = self.boards.iter().map(|(owner, _)| *owner).collect();
+        let mut others: BTreeSet<Role> = Role::DAEMONS.into_iter().collect();
+        others.insert(Role::Supervisor);
+        others.remove(&self.role);
+        if !same(given, others) {
+            return malformed("the boards are not those of the other processes".into());
+        }
+        if self.rest.is_some() != self.grpc.is_some()
+            || (self.rest.is_some() && self.role != Role::Gateway)
+        {
+            return malformed("listening sockets are the gateway's, both or none".into());
+        }
+        let mut fds = self.fds();
         let count = fds.len();
         fds.sort_unstable();
         fds.dedup();
         if fds.len() != count || fds.first().is_some_and(|fd| *fd <= 2) {
-            return Err(malformed(
-                "a descriptor stands there twice, or is a standard one",
-            ));
+            return malformed("a descriptor stands there twice, or is a standard one".into());
         }
-        Ok(manifest)
+        Ok(())
     }
 
     /// All descriptors, each once.
     pub(crate) fn fds(&self) -> Vec<RawFd> {
         let mut fds = vec![self.config, self.board];
-        fds.extend(self.rings.iter().map(|(_, fd)| *fd));
+        fds.extend(self.rings.iter().map(|ring| ring.fd));
         fds.extend(
             self.bells
                 .iter()
@@ -117,6 +161,11 @@ impl Manifest {
         fds.extend([self.rest, self.grpc, self.lock].into_iter().flatten());
         fds
     }
+}
+
+/// Whether `given` holds each of `expected` once and nothing else.
+fn same<T: Ord>(given: Vec<T>, expected: BTreeSet<T>) -> bool {
+    given.len() == expected.len() && given.into_iter().collect::<BTreeSet<T>>() == expected
 }
 
 /// The listening sockets.
@@ -150,16 +199,21 @@ impl Inheritance {
         std::env::var_os(ENV).is_some()
     }
 
-    /// Takes what the supervisor gave to this process. To be called once, first thing in `main`.
+    /// Takes what the supervisor gave to this process. To be called first thing in `main`, before other threads exist; the
+    /// variable is removed, so that it works once.
     ///
     /// # Errors
-    /// Nothing was given, or something else than the variable says.
+    /// Nothing was given, or something else than the variable says. A corrupt ring is also reported on this daemon's board
+    /// ([`Cell::CorruptLink`]).
     pub fn from_env() -> Result<Inheritance, InheritError> {
-        let text = std::env::var(ENV).map_err(|_| InheritError::Missing)?;
-        let manifest = Manifest::from_text(&text)?;
+        let text = std::env::var_os(ENV).ok_or(InheritError::Missing)?;
+        // SAFETY: the process has no other thread yet that could read the environment meanwhile; this is the first thing
+        // that a daemon's `main` does.
+        unsafe { std::env::remove_var(ENV) };
+        let manifest = Manifest::from_text(&text.to_string_lossy())?;
         for fd in manifest.fds() {
-            // SAFETY: only asks whether the number is an open descriptor.
-            if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+            // SAFETY: fails for a number that is no open descriptor; what a daemon inherited it does not pass on.
+            if unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
                 return Err(InheritError::Descriptor {
                     what: format!("descriptor {fd}"),
                     source: io::Error::last_os_error(),
@@ -179,6 +233,18 @@ impl Inheritance {
         let role = manifest.role;
         let told =
             |what: String| move |source: io::Error| InheritError::Descriptor { what, source };
+        let board = own(manifest.board);
+        let board =
+            Mapping::new(board.as_fd(), BOARD_BYTES, true).map_err(told("own board".into()))?;
+        let board = BoardWriter::new(board);
+        // The supervisor must learn which link it has to replace even from a daemon that never gets to run.
+        let report = |error: RingError| {
+            if let RingError::Corrupt { link, blame, what } = &error {
+                let (link, blame, what) = (*link, *blame, what.clone());
+                board.put(Cell::CorruptLink, &CorruptLink { link, blame, what });
+            }
+            InheritError::Ring(error)
+        };
         let mut ringing = BTreeMap::new();
         let mut bells = BTreeMap::new();
         for fds in &manifest.bells {
@@ -190,7 +256,12 @@ impl Inheritance {
         }
         let mut senders = BTreeMap::new();
         let mut receivers = BTreeMap::new();
-        for (channel, fd) in &manifest.rings {
+        for RingFd {
+            channel,
+            generation,
+            fd,
+        } in &manifest.rings
+        {
             let fd = own(*fd);
             let capacity = manifest.topology.capacity(channel.lane);
             let len = usize::try_from(capacity)
@@ -198,7 +269,7 @@ impl Inheritance {
                 .saturating_add(HEADER_BYTES);
             let map =
                 Mapping::new(fd.as_fd(), len, true).map_err(told(format!("ring {channel}")))?;
-            let ring = Ring::open(map, *channel, capacity)?;
+            let ring = Ring::open(map, *channel, capacity, *generation).map_err(report)?;
             let other = if channel.from == role {
                 channel.to
             } else {
@@ -211,14 +282,17 @@ impl Inheritance {
                     InheritError::Malformed(format!("no doorbell for ring {channel}"))
                 })?;
             if channel.from == role {
-                senders.insert((other, channel.lane), Sender::attach(ring, bell)?);
+                senders.insert(
+                    (other, channel.lane),
+                    Sender::attach(ring, bell).map_err(report)?,
+                );
             } else {
-                receivers.insert((other, channel.lane), Receiver::attach(ring, bell)?);
+                receivers.insert(
+                    (other, channel.lane),
+                    Receiver::attach(ring, bell).map_err(report)?,
+                );
             }
         }
-        let board = own(manifest.board);
-        let board =
-            Mapping::new(board.as_fd(), BOARD_BYTES, true).map_err(told("own board".into()))?;
         let mut boards = BTreeMap::new();
         for (owner, fd) in &manifest.boards {
             let fd = own(*fd);
@@ -227,13 +301,8 @@ impl Inheritance {
             boards.insert(*owner, BoardReader::new(map));
         }
         let config = File::from(own(manifest.config));
-        let len = manifest.config_bytes;
-        if len > CONFIG_BYTES_MAX {
-            return Err(InheritError::Malformed(format!(
-                "a configuration of {len} bytes"
-            )));
-        }
-        let mut text = vec![0; usize::try_from(len).expect("bounded above")];
+        let len = usize::try_from(manifest.config_bytes).expect("bounded by `check`");
+        let mut text = vec![0; len];
         config
             .read_exact_at(&mut text, 0)
             .map_err(told("configuration".into()))?;
@@ -255,7 +324,7 @@ impl Inheritance {
             receivers,
             bells,
             peers: ringing.into_values().collect(),
-            board: BoardWriter::new(board),
+            board,
             boards,
             listeners,
             _lock: manifest.lock.map(own),

@@ -6,9 +6,14 @@
 mod bell;
 mod board;
 mod exit;
+#[cfg(test)]
+mod hostile;
 mod inherit;
 mod mapping;
 mod memory;
+#[cfg(test)]
+mod model;
+mod protocol;
 mod receiver;
 mod ring;
 mod sender;

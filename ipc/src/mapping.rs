@@ -1,14 +1,17 @@
 //! Shared memory: sealed memfds and the only place that touches mapped bytes.
 //!
 //! A mapping's bytes may change at any moment by another process's hand. Hence nothing here ever makes a `&[u8]` of
-//! them: words are atomics, everything else is copied in or out.
+//! them: words are atomics, everything else is copied in or out, and whoever copied out works with the copy. The seal
+//! against shrinking is what makes every access in bounds one that cannot fault.
+//!
+//! Together with the taking over of inherited descriptors (`inherit`) this is all the unsafe code of the crate.
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 /// Makes a sealed memfd of `bytes` zero bytes: its size never changes again.
 pub(crate) fn sealed_memfd(name: &std::ffi::CStr, bytes: u64) -> io::Result<OwnedFd> {
@@ -23,7 +26,27 @@ pub(crate) fn sealed_memfd(name: &std::ffi::CStr, bytes: u64) -> io::Result<Owne
     Ok(fd)
 }
 
+/// Makes a memfd with this content, which nobody can change any more.
+pub(crate) fn frozen_memfd(name: &std::ffi::CStr, content: &[u8]) -> io::Result<OwnedFd> {
+    use nix::fcntl::SealFlag;
+    let mut file = File::from(memfd_create(
+        name,
+        MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING,
+    )?);
+    file.write_all(content)?;
+    let seals = SealFlag::F_SEAL_WRITE
+        | SealFlag::F_SEAL_SHRINK
+        | SealFlag::F_SEAL_GROW
+        | SealFlag::F_SEAL_SEAL;
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}
+
 /// A second descriptor of the same memfd that cannot be mapped for writing.
+///
+/// It is a new open file description with read access only, so that `mmap` and `mprotect` refuse write access, whatever
+/// the holder asks for. (A seal against future writes would not do: the owner of a board maps it anew after each restart.)
+/// The fence is against accidents: code of the same user that means harm could open the file again through /proc.
 pub(crate) fn read_only(fd: &OwnedFd) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
     Ok(File::open(path)?.into())
@@ -152,6 +175,8 @@ impl Mapping {
                 bytes.len(),
             );
         }
+        // What the caller checks and what it uses must be this copy: the compiler may not read the source again later.
+        compiler_fence(Ordering::SeqCst);
     }
 }
 

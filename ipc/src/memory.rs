@@ -2,8 +2,8 @@
 
 use crate::bell::BellKind;
 use crate::board::{BOARD_BYTES, BoardReader, BoardWriter};
-use crate::inherit::{BellFds, Manifest};
-use crate::mapping::{Mapping, read_only, sealed_memfd};
+use crate::inherit::{BellFds, CONFIG_BYTES_MAX, Manifest, RingFd};
+use crate::mapping::{Mapping, frozen_memfd, read_only, sealed_memfd};
 use crate::ring::{AT_HEAD, AT_TAIL, HEADER_BYTES, Ring};
 use crate::status::LinkUsage;
 use crate::topology::{ChannelId, Role, Topology, Waiter};
@@ -11,8 +11,7 @@ use crate::wire::RandomId;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 
@@ -31,7 +30,8 @@ pub struct NodeMemory {
 
 pub(crate) struct SharedRing {
     pub(crate) fd: OwnedFd,
-    map: Mapping,
+    generation: RandomId,
+    pub(crate) map: Mapping,
 }
 
 pub(crate) struct SharedBoard {
@@ -91,12 +91,13 @@ impl NodeMemory {
             BOARD_BYTES,
             true,
         )?);
-        let config = {
-            use nix::sys::memfd::{MFdFlags, memfd_create};
-            let mut file = File::from(memfd_create(c"mareedb-config", MFdFlags::MFD_CLOEXEC)?);
-            file.write_all(config_json.as_bytes())?;
-            OwnedFd::from(file)
-        };
+        if config_json.len() as u64 > CONFIG_BYTES_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("a configuration of {} bytes", config_json.len()),
+            ));
+        }
+        let config = frozen_memfd(c"mareedb-config", config_json.as_bytes())?;
         Ok(NodeMemory {
             topology,
             start,
@@ -150,12 +151,13 @@ impl NodeMemory {
             .iter()
             .map(|(link, ring)| {
                 let capacity = self.topology.capacity(link.lane);
-                let tail = ring.map.word(AT_TAIL).load(Ordering::Acquire);
+                // The head first: read the other way round, a moving head could seem to be beyond the tail.
                 let head = ring.map.word(AT_HEAD).load(Ordering::Acquire);
+                let tail = ring.map.word(AT_TAIL).load(Ordering::Acquire);
                 LinkUsage {
                     link: *link,
                     capacity,
-                    used: tail.saturating_sub(head).min(capacity),
+                    used: tail.checked_sub(head).unwrap_or(capacity).min(capacity),
                 }
             })
             .collect()
@@ -175,7 +177,11 @@ impl NodeMemory {
             .rings
             .iter()
             .filter(|(channel, _)| channel.from == role || channel.to == role)
-            .map(|(channel, ring)| (*channel, ring.fd.as_raw_fd()))
+            .map(|(channel, ring)| RingFd {
+                channel: *channel,
+                generation: ring.generation,
+                fd: ring.fd.as_raw_fd(),
+            })
             .collect();
         let bells = self
             .bells
@@ -215,8 +221,13 @@ impl SharedRing {
         let fd = sealed_memfd(c"mareedb-ring", bytes)?;
         let len = usize::try_from(bytes).map_err(io::Error::other)?;
         let map = Mapping::new(&fd, len, true)?;
-        Ring::format(&map, RandomId::draw());
-        Ok(SharedRing { fd, map })
+        let generation = RandomId::draw();
+        Ring::format(&map, generation);
+        Ok(SharedRing {
+            fd,
+            generation,
+            map,
+        })
     }
 }
 

@@ -1,15 +1,16 @@
 //! The consuming end of a ring.
 
 use crate::bell::Bell;
+use crate::protocol::{Real, announce, arm};
 use crate::ring::{
-    AT_HEAD, AT_RECEIVER_EPOCH, AT_SLEEPING, AT_WAITING, RECORD_HEADER_BYTES, Ring, RingError,
-    checksum, record_bytes,
+    AT_HEAD, AT_RECEIVER_EPOCH, AT_SLEEPING, AT_WAITING, POSITION_MAX, RECORD_HEADER_BYTES, Ring,
+    RingError, checksum, record_bytes,
 };
 use crate::wire::{RandomId, decode};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 /// The consuming end; one a ring, in one process at a time.
 ///
@@ -30,7 +31,7 @@ impl Receiver {
             .map
             .word(AT_RECEIVER_EPOCH)
             .fetch_add(1, Ordering::AcqRel)
-            + 1;
+            .wrapping_add(1);
         let head = ring.head();
         let mut receiver = Receiver {
             bell,
@@ -40,10 +41,10 @@ impl Receiver {
             tail: head,
             ring,
         };
-        if !head.is_multiple_of(8) {
+        if !head.is_multiple_of(8) || head > POSITION_MAX {
             return Err(receiver
                 .ring
-                .corrupt(receiver.ring.link.to, format!("head {head} is misaligned")));
+                .corrupt(receiver.ring.link.to, format!("head {head} is no position")));
         }
         receiver.tail()?;
         Ok(receiver)
@@ -71,18 +72,7 @@ impl Receiver {
     /// # Errors
     /// It goes back, is misaligned, or is further from the head than the ring is long.
     pub fn tail(&mut self) -> Result<u64, RingError> {
-        let tail = self.ring.tail();
-        let valid =
-            tail >= self.tail && tail.is_multiple_of(8) && tail - self.head <= self.ring.capacity;
-        if !valid {
-            return Err(self.ring.corrupt(
-                self.ring.link.from,
-                format!(
-                    "tail {tail} after {}, head {}, capacity {}",
-                    self.tail, self.head, self.ring.capacity
-                ),
-            ));
-        }
+        let tail = self.ring.tail_after(self.tail, self.head)?;
         self.tail = tail;
         Ok(tail)
     }
@@ -141,10 +131,10 @@ impl Receiver {
     /// progress is woken.
     ///
     /// # Panics
-    /// `upto` goes back, or beyond what was received.
+    /// `upto` goes back, beyond what was received, or is no end position of a record.
     pub fn release(&mut self, upto: u64) {
         assert!(
-            upto >= self.head && upto <= self.cursor,
+            upto >= self.head && upto <= self.cursor && upto.is_multiple_of(8),
             "RING-2: release of {upto}, head {}, cursor {}",
             self.head,
             self.cursor
@@ -153,10 +143,8 @@ impl Receiver {
             return;
         }
         self.head = upto;
-        self.ring.map.word(AT_HEAD).store(upto, Ordering::Release);
-        // RING-5: pairs with the fence in `Sender::arm_progress`.
-        fence(Ordering::SeqCst);
-        if self.ring.map.half(AT_WAITING).swap(0, Ordering::AcqRel) != 0 {
+        let map = &self.ring.map;
+        if announce::<Real>(map.word(AT_HEAD), map.half(AT_WAITING), upto) {
             self.bell.ring();
         }
     }
@@ -166,13 +154,14 @@ impl Receiver {
     /// # Errors
     /// As [`Receiver::tail`].
     pub fn arm(&mut self) -> Result<bool, RingError> {
-        self.ring.map.half(AT_SLEEPING).store(1, Ordering::Release);
-        // RING-5: pairs with the fence in `Sender::publish`.
-        fence(Ordering::SeqCst);
-        if self.tail()? != self.cursor {
-            self.ring.map.half(AT_SLEEPING).store(0, Ordering::Release);
-            return Ok(false);
-        }
-        Ok(true)
+        let mut found = None;
+        let Receiver { ring, .. } = self;
+        let sleep = arm::<Real, RingError>(ring.map.half(AT_SLEEPING), || {
+            let tail = ring.tail_after(self.tail, self.head)?;
+            found = Some(tail);
+            Ok(tail != self.cursor)
+        })?;
+        self.tail = found.unwrap_or(self.tail);
+        Ok(sleep)
     }
 }

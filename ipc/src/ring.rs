@@ -1,6 +1,7 @@
 //! The layout of a ring, and what both ends check of it.
 
 use crate::mapping::Mapping;
+use crate::protocol::{Atomics, Real};
 use crate::topology::ChannelId;
 use crate::wire::{RandomId, WireError};
 
@@ -16,6 +17,14 @@ pub(crate) const AT_SLEEPING: usize = 384;
 pub(crate) const AT_WAITING: usize = 512;
 pub(crate) const AT_SENDER_EPOCH: usize = 640;
 pub(crate) const AT_RECEIVER_EPOCH: usize = 768;
+
+/// No position gets here in the life of a machine; what lies beyond was not counted but written by accident. Keeps sums
+/// of positions and lengths far from overflow.
+pub(crate) const POSITION_MAX: u64 = 1 << 62;
+const _: () = assert!(
+    AT_HEAD.abs_diff(AT_TAIL) >= 128,
+    "each word has its own cache lines"
+);
 
 /// position u64, length u32, crc u32.
 pub(crate) const RECORD_HEADER_BYTES: usize = 16;
@@ -61,9 +70,16 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    pub(crate) fn open(map: Mapping, link: ChannelId, capacity: u64) -> Result<Ring, RingError> {
+    /// `capacity` and `generation` come from the supervisor, never from the memory that a peer can write: the memory must
+    /// agree with them (RING-4).
+    pub(crate) fn open(
+        map: Mapping,
+        link: ChannelId,
+        capacity: u64,
+        generation: RandomId,
+    ) -> Result<Ring, RingError> {
         let ring = Ring {
-            generation: read_generation(&map),
+            generation,
             map,
             link,
             capacity,
@@ -71,6 +87,13 @@ impl Ring {
         let magic = ring.load(AT_MAGIC);
         if magic != MAGIC {
             return Err(ring.corrupt(crate::Role::Supervisor, format!("magic {magic:#x}")));
+        }
+        let found = read_generation(&ring.map);
+        if found != generation {
+            return Err(ring.corrupt(
+                crate::Role::Supervisor,
+                format!("generation {found}, {generation} expected"),
+            ));
         }
         Ok(ring)
     }
@@ -83,8 +106,47 @@ impl Ring {
     }
 
     fn load(&self, at: usize) -> u64 {
-        self.map.word(at).load(std::sync::atomic::Ordering::Acquire)
+        Real::look(self.map.word(at))
     }
+
+    /// The consumer's head, RING-3: aligned, not behind `seen`, not beyond `published`, at most a ring behind it.
+    pub(crate) fn head_after(&self, seen: u64, published: u64) -> Result<u64, RingError> {
+        let head = self.head();
+        let valid = head >= seen
+            && head <= published
+            && head.is_multiple_of(8)
+            && published - head <= self.capacity;
+        if valid {
+            return Ok(head);
+        }
+        Err(self.corrupt(
+            self.link.to,
+            format!(
+                "head {head} after {seen}, tail {published}, capacity {}",
+                self.capacity
+            ),
+        ))
+    }
+
+    /// The producer's tail, RING-3: aligned, not behind `seen`, at most a ring beyond `head` (which is not beyond `seen`).
+    pub(crate) fn tail_after(&self, seen: u64, head: u64) -> Result<u64, RingError> {
+        let tail = self.tail();
+        let valid = tail >= seen
+            && tail.is_multiple_of(8)
+            && tail <= POSITION_MAX
+            && tail - head <= self.capacity;
+        if valid {
+            return Ok(tail);
+        }
+        Err(self.corrupt(
+            self.link.from,
+            format!(
+                "tail {tail} after {seen}, head {head}, capacity {}",
+                self.capacity
+            ),
+        ))
+    }
+
     pub(crate) fn tail(&self) -> u64 {
         self.load(AT_TAIL)
     }

@@ -1,14 +1,15 @@
 //! The producing end of a ring.
 
 use crate::bell::Bell;
+use crate::protocol::{Real, announce, arm};
 use crate::ring::{
-    AT_HEAD, AT_SENDER_EPOCH, AT_SLEEPING, AT_TAIL, AT_WAITING, RECORD_HEADER_BYTES, Ring,
+    AT_SENDER_EPOCH, AT_SLEEPING, AT_TAIL, AT_WAITING, POSITION_MAX, RECORD_HEADER_BYTES, Ring,
     RingError, checksum, record_bytes,
 };
 use crate::wire::{RandomId, encode_into};
 use serde::Serialize;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 /// The producing end; one a ring, in one process at a time.
 ///
@@ -30,7 +31,7 @@ impl Sender {
             .map
             .word(AT_SENDER_EPOCH)
             .fetch_add(1, Ordering::AcqRel)
-            + 1;
+            .wrapping_add(1);
         let published = ring.tail();
         let mut sender = Sender {
             head: 0,
@@ -41,10 +42,10 @@ impl Sender {
             scratch: Vec::new(),
             ring,
         };
-        if !published.is_multiple_of(8) {
+        if !published.is_multiple_of(8) || published > POSITION_MAX {
             return Err(sender.ring.corrupt(
                 sender.ring.link.from,
-                format!("tail {published} is misaligned"),
+                format!("tail {published} is no position"),
             ));
         }
         sender.head()?;
@@ -129,13 +130,8 @@ impl Sender {
             return;
         }
         self.published = self.written;
-        self.ring
-            .map
-            .word(AT_TAIL)
-            .store(self.written, Ordering::Release);
-        // RING-5: pairs with the fence in `Receiver::arm`: either we see `sleeping`, or it sees `tail`.
-        fence(Ordering::SeqCst);
-        if self.ring.map.half(AT_SLEEPING).swap(0, Ordering::AcqRel) != 0 {
+        let map = &self.ring.map;
+        if announce::<Real>(map.word(AT_TAIL), map.half(AT_SLEEPING), self.written) {
             self.bell.ring();
         }
     }
@@ -145,20 +141,7 @@ impl Sender {
     /// # Errors
     /// The head goes back, is misaligned, or lies beyond the tail.
     pub fn head(&mut self) -> Result<u64, RingError> {
-        let head = self.ring.head();
-        let valid = head >= self.head
-            && head <= self.published
-            && head.is_multiple_of(8)
-            && self.published - head <= self.ring.capacity;
-        if !valid {
-            return Err(self.ring.corrupt(
-                self.ring.link.to,
-                format!(
-                    "head {head} after {}, tail {}, capacity {}",
-                    self.head, self.published, self.ring.capacity
-                ),
-            ));
-        }
+        let head = self.ring.head_after(self.head, self.published)?;
         self.head = head;
         Ok(head)
     }
@@ -172,24 +155,23 @@ impl Sender {
     }
 
     /// Asks to be rung when the head moves beyond `seen_head`. `true`: it has not, sleep on the own bell; `false`: look
-    /// again now.
+    /// again now. Publishes what was sent: room never comes while the consumer cannot see what fills it.
+    ///
+    /// `seen_head` must have been read *before* whatever was tried in vain ([`Sender::try_send`], completing what is
+    /// acknowledged): a head that moved since then has to be looked at, not slept on.
     ///
     /// # Errors
     /// As [`Sender::head`].
     pub fn arm_progress(&mut self, seen_head: u64) -> Result<bool, RingError> {
-        let waiting = self.ring.map.half(AT_WAITING);
-        waiting.store(1, Ordering::Release);
-        // RING-5: pairs with the fence in `Receiver::release`.
-        fence(Ordering::SeqCst);
-        if self.head()? != seen_head {
-            self.ring.map.half(AT_WAITING).store(0, Ordering::Release);
-            return Ok(false);
-        }
-        Ok(true)
+        self.publish();
+        let mut found = None;
+        let Sender { ring, .. } = self;
+        let sleep = arm::<Real, RingError>(ring.map.half(AT_WAITING), || {
+            let head = ring.head_after(self.head, self.published)?;
+            found = Some(head);
+            Ok(head != seen_head)
+        })?;
+        self.head = found.unwrap_or(self.head);
+        Ok(sleep)
     }
 }
-
-const _: () = assert!(
-    AT_HEAD.abs_diff(AT_TAIL) >= 128,
-    "each word has its own cache lines"
-);

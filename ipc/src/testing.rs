@@ -1,13 +1,22 @@
 //! A node's memory inside one process, for tests of the daemons: each attach of a role is a restart of that daemon over
 //! the same memory.
 
+use crate::bell::{Bell, BellKind};
+use crate::inherit::Manifest;
 use crate::inherit::{InheritError, Inheritance};
+use crate::mapping::{Mapping, sealed_memfd};
 use crate::memory::{Extras, NodeMemory};
+use crate::receiver::Receiver;
+use crate::ring::{AT_HEAD, AT_TAIL, HEADER_BYTES, Ring, RingError};
 use crate::status::LinkUsage;
-use crate::topology::{RingSizes, Role, Topology};
+use crate::topology::{ChannelId, Lane, RingSizes, Role, Topology};
 use crate::wire::RandomId;
+use bytes::Bytes;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Links, boards and doorbells of a node without its processes.
 pub struct NodeInProcess {
@@ -87,4 +96,48 @@ impl NodeInProcess {
     pub fn memory(&self) -> &NodeMemory {
         &self.memory
     }
+}
+
+/// A fuzzer's entry to the parser of the environment variable; no descriptor is touched.
+///
+/// # Errors
+/// The text is not what a supervisor writes.
+pub fn parse_inheritance(text: &str) -> Result<(), InheritError> {
+    Manifest::from_text(text).map(|_| ())
+}
+
+/// A fuzzer's entry to the reader of records: receives all that a ring of 4 KiB with these words and bytes holds.
+///
+/// # Errors
+/// The ring is corrupt.
+///
+/// # Panics
+/// The kernel gives no memory.
+pub fn receive_from_image(tail: u64, head: u64, data: &[u8]) -> Result<Vec<Bytes>, RingError> {
+    const CAPACITY: usize = 4096;
+    let len = HEADER_BYTES + CAPACITY;
+    let fd = sealed_memfd(c"image", len as u64).expect("shared memory for a test");
+    let map = || Mapping::new(&fd, len, true).expect("shared memory for a test");
+    let generation = RandomId(1);
+    let image = map();
+    Ring::format(&image, generation);
+    image.write(HEADER_BYTES, &data[..data.len().min(CAPACITY)]);
+    image.word(AT_TAIL).store(tail, Ordering::Release);
+    image.word(AT_HEAD).store(head, Ordering::Release);
+    let link = ChannelId {
+        from: Role::Consensus,
+        to: Role::Storage,
+        lane: Lane::Log(0),
+    };
+    let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
+        .expect("an eventfd for a test");
+    let bell = Arc::new(Bell::new(event.into(), BellKind::Event));
+    let ring = Ring::open(map(), link, CAPACITY as u64, generation)?;
+    let mut receiver = Receiver::attach(ring, bell)?;
+    let mut records = Vec::new();
+    while let Some((bytes, end)) = receiver.try_recv_encoded()? {
+        records.push(bytes);
+        receiver.release(end);
+    }
+    Ok(records)
 }

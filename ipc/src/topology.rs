@@ -136,6 +136,10 @@ pub struct Topology {
     pub sizes: RingSizes,
 }
 
+/// The most shards, and the most readers, of a node. What a daemon is told at exec is one environment variable, which
+/// the kernel bounds to 128 KiB.
+pub const SHARDS_MAX: u16 = 256;
+
 /// Smallest and largest ring.
 pub const RING_BYTES: std::ops::RangeInclusive<u64> = 4096..=1 << 32;
 
@@ -190,6 +194,12 @@ impl Topology {
     pub fn fault(&self) -> Option<String> {
         if self.shards == 0 || self.readers == 0 {
             return Some("a node has at least one shard and one reader".into());
+        }
+        if self.shards > SHARDS_MAX || self.readers > SHARDS_MAX {
+            return Some(format!(
+                "{} shards and {} readers, a node has at most {SHARDS_MAX} of each",
+                self.shards, self.readers
+            ));
         }
         self.channels().into_iter().find_map(|channel| {
             let bytes = self.capacity(channel.lane);

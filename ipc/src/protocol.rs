@@ -93,3 +93,62 @@ pub(crate) fn arm<A: Atomics, E>(
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    /// RING-5 on this processor: two threads meet in each round, one announces, the other arms. If it then sleeps, it must
+    /// have been rung. (Without the fence in [`Real`] some of these rounds fail on any machine with two cores.)
+    #[test]
+    fn ring_5_holds_on_this_machine() {
+        const ROUNDS: u64 = 100_000;
+        let (position, flag) = (AtomicU64::new(0), AtomicU32::new(0));
+        let (turn, met, rung) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let reach = |counter: &AtomicU64, value: u64| {
+            let mut looks = 0u32;
+            while counter.load(Ordering::Acquire) < value {
+                looks += 1;
+                if looks.is_multiple_of(200) {
+                    std::thread::yield_now();
+                }
+            }
+        };
+        // A different distance between the two in each round: somewhere they meet within a few nanoseconds.
+        let linger = |steps: u64| {
+            for _ in 0..steps {
+                std::hint::black_box(steps);
+            }
+        };
+        let mut asleep = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 1..=ROUNDS {
+                    turn.fetch_add(1, Ordering::AcqRel);
+                    reach(&turn, 2 * round);
+                    linger(round % 61 * 4);
+                    if announce::<Real>(&position, &flag, round) {
+                        rung.store(round, Ordering::Relaxed);
+                    }
+                    met.fetch_add(1, Ordering::AcqRel);
+                    reach(&met, 2 * round);
+                }
+            });
+            for round in 1..=ROUNDS {
+                turn.fetch_add(1, Ordering::AcqRel);
+                reach(&turn, 2 * round);
+                linger(round % 67 * 4);
+                let moved = || Ok::<_, Infallible>(Real::look(&position) == round);
+                let sleeps = arm::<Real, _>(&flag, moved).unwrap();
+                met.fetch_add(1, Ordering::AcqRel);
+                reach(&met, 2 * round);
+                if sleeps && rung.load(Ordering::Relaxed) != round {
+                    asleep += 1;
+                    Real::lower(&flag);
+                }
+            }
+        });
+        assert_eq!(asleep, 0, "RING-5: sleepers of {ROUNDS} that nobody wakes");
+    }
+}

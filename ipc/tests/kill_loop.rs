@@ -5,7 +5,9 @@
 //! - the producer notes in a file how far it has published: its successor must find a tail at least there (RING-1);
 //! - the consumer notes each record in a file and releases it only after that: its successor must find a head that is
 //!   not beyond the file (RING-2), gets the rest again, byte for byte the same, and then what follows without a gap;
-//! - both sleep whenever they can: a lost wake-up stops the progress that the parent waits for (RING-5, RING-6);
+//! - both sleep whenever they can: a lost wake-up stops the progress that the parent waits for (RING-5);
+//! - some are *mute*: their rings reach nobody, as if they died between every publishing and ringing. The successor of one
+//!   that was killed has to wake the other side (RING-6);
 //! - a killed board writer leaves a whole record (BOARD-2).
 
 use mareedb_ipc::wire::RandomId;
@@ -14,11 +16,13 @@ use mareedb_ipc::{
     Waiter,
 };
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -227,10 +231,38 @@ fn scrawl(inheritance: &Inheritance) {
     }
 }
 
+/// The bells that a role rings, each with a bell of the same kind that nobody hears.
+fn dead_ends(role: Role, fds: &[RawFd]) -> Vec<(RawFd, OwnedFd)> {
+    // Toward storaged's shard it is a socket, toward everybody else an eventfd.
+    let kind = match role {
+        Role::Consensus => "socket:",
+        _ => "anon_inode:[eventfd]",
+    };
+    fds.iter()
+        .filter(|fd| {
+            let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+            link.to_string_lossy().starts_with(kind)
+        })
+        .map(|fd| {
+            let end: OwnedFd = match role {
+                Role::Consensus => {
+                    let (end, other) = UnixStream::pair().unwrap();
+                    drop(other);
+                    end.into()
+                }
+                _ => EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+                    .unwrap()
+                    .into(),
+            };
+            (*fd, end)
+        })
+        .collect()
+}
+
 /// A child that does not outlive the test, whatever happens.
 struct Process(Child);
 impl Process {
-    fn start(memory: &NodeMemory, role: Role, directory: &Path, round: u64) -> Process {
+    fn start(memory: &NodeMemory, role: Role, directory: &Path, round: u64, mute: bool) -> Process {
         let plan = memory.plan(role, &Extras::default());
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
@@ -238,10 +270,20 @@ impl Process {
             .env(DIRECTORY, directory)
             .env(ROUND, round.to_string());
         let fds = plan.fds;
+        let ended = if mute {
+            dead_ends(role, &fds)
+        } else {
+            Vec::new()
+        };
         // SAFETY: only plain system calls between fork and exec, no allocation; the descriptors are open in the child.
         unsafe {
             command.pre_exec(move || {
                 nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+                for (fd, end) in &ended {
+                    if nix::libc::dup2(end.as_raw_fd(), *fd) < 0 {
+                        return Err(std::io::Error::last_os_error());
+                    }
+                }
                 for fd in &fds {
                     let fd = BorrowedFd::borrow_raw(*fd);
                     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
@@ -332,30 +374,40 @@ fn parent() {
     let memory = NodeMemory::create(topology(), "{}", RandomId::draw()).unwrap();
     let storage = memory.read_board(Role::Storage);
     let gateway = memory.read_board(Role::Gateway);
-    let start = |role, round| Process::start(&memory, role, directory, round);
+    let start = |role, round, mute| Process::start(&memory, role, directory, round, mute);
 
-    let mut consumer = start(Role::Storage, 0);
-    let mut producer = start(Role::Consensus, 0);
-    let mut scrawler = start(Role::Gateway, 0);
+    let mut consumer = start(Role::Storage, 0, false);
+    let mut producer = start(Role::Consensus, 0, false);
+    let mut scrawler = start(Role::Gateway, 0, false);
     let (mut at, mut scrawled, mut seen) = (0, 0, false);
     let mut killed = [0u64; 3];
+    let mut mute: Option<Role> = None;
     while killed.iter().sum::<u64>() < kills {
         let round = killed.iter().sum::<u64>() + 1;
         let dice = mix(seed ^ mix(round));
-        // One in five dies at once, during its attach.
-        if !dice.is_multiple_of(5) {
+        // One in five dies at once, during its attach. Beside a mute one nothing may move, and it is the next to die.
+        if mute.is_none() && !dice.is_multiple_of(5) {
             at = progress(&storage, &mut [&mut consumer, &mut producer], at, seed);
+        }
+        if !dice.is_multiple_of(5) {
             std::thread::sleep(Duration::from_micros((dice >> 8) % 4000));
         }
-        let which = (dice >> 32) % 10;
+        let which = match mute.take() {
+            Some(Role::Storage) => 3,
+            Some(_) => 9,
+            None => (dice >> 32) % 10,
+        };
+        let next_is_mute = (dice >> 40).is_multiple_of(6) && !(4..6).contains(&which);
         if which < 6 {
             consumer.kill();
-            consumer = start(Role::Storage, round);
+            consumer = start(Role::Storage, round, next_is_mute);
+            mute = next_is_mute.then_some(Role::Storage);
             killed[0] += 1;
         }
         if which >= 4 {
             producer.kill();
-            producer = start(Role::Consensus, round);
+            producer = start(Role::Consensus, round, next_is_mute);
+            mute = next_is_mute.then_some(Role::Consensus);
             killed[1] += 1;
         }
         seen |= check_scrawl(&gateway, &mut scrawled);
@@ -365,12 +417,18 @@ fn parent() {
                 check_scrawl(&gateway, &mut scrawled) || !seen,
                 "BOARD-2: nothing left"
             );
-            scrawler = start(Role::Gateway, round);
+            scrawler = start(Role::Gateway, round, false);
             killed[2] += 1;
         }
     }
 
     // Everything that was ever published arrives.
+    if mute.take().is_some() {
+        consumer.kill();
+        consumer = start(Role::Storage, 0, false);
+        producer.kill();
+        producer = start(Role::Consensus, 0, false);
+    }
     progress(&storage, &mut [&mut consumer, &mut producer], at, seed);
     std::fs::write(directory.join("stop"), b"").unwrap();
     let status = producer.0.wait().unwrap();

@@ -100,7 +100,7 @@ mod tests {
     use std::convert::Infallible;
 
     /// RING-5 on this processor: two threads meet in each round, one announces, the other arms. If it then sleeps, it must
-    /// have been rung. (Without the fence in [`Real`] some of these rounds fail on any machine with two cores.)
+    /// have been rung. (Without the fence in [`Real`] this fails in those runs in which each thread has a core of its own.)
     #[test]
     fn ring_5_holds_on_this_machine() {
         const ROUNDS: u64 = 100_000;

@@ -398,6 +398,13 @@ impl Host {
         Ok(names.into_iter().collect::<Vec<_>>().join(", "))
     }
 
+    /// Whether a replica of this node leads its group.
+    pub fn leads(&self) -> bool {
+        self.replicas
+            .values()
+            .any(|(replica, _)| metrics(replica).state == ServerState::Leader)
+    }
+
     fn take_peers(&mut self) -> Result<bool, RingError> {
         let mut quiet = true;
         for bulk in [false, true] {

@@ -18,7 +18,7 @@ pub mod view;
 use host::{Host, Lanes};
 use mareedb_config::Config;
 use mareedb_ipc::{
-    BoardWriter, Cell, CorruptLink, ExitCode, Inheritance, Lane, RingError, Role, Waiter,
+    BoardWriter, Cell, CorruptLink, ExitCode, Gauge, Inheritance, Lane, RingError, Role, Waiter,
 };
 use outbox::Wake;
 use std::sync::Arc;
@@ -117,15 +117,24 @@ async fn serve(mut inheritance: Inheritance) -> Result<ExitCode, Ended> {
         .map_err(|error| failed(ExitCode::Failed)(&error))?;
     let mut terminate =
         signal(SignalKind::terminate()).map_err(|error| failed(ExitCode::Failed)(&error))?;
+    let mut hand_over =
+        signal(SignalKind::user_defined1()).map_err(|error| failed(ExitCode::Failed)(&error))?;
+    let board = inheritance.board();
     inheritance.ring_all_bells();
     host.hello();
     let mut stop_at = None;
+    let mut handing_over = false;
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         let quiet = host.turn()?;
         if stop_at.is_some_and(|at| tokio::time::Instant::now() >= at) {
             return Ok(ExitCode::Done);
+        }
+        if handing_over && !host.leads() {
+            // The answer to the supervisor, which waits for it, bounded.
+            board.set(Gauge::Ready, 0);
+            handing_over = false;
         }
         if !quiet {
             // Tasks that were woken have their turn before more is taken.
@@ -140,6 +149,17 @@ async fn serve(mut inheritance: Inheritance) -> Result<ExitCode, Ended> {
             }
             () = wake.wait() => {}
             _ = ticks.tick() => {}
+            // Before a stop, while gatewayd still carries what a hand-over has to say.
+            _ = hand_over.recv() => {
+                match host.hand_over(None) {
+                    Ok(to) => {
+                        tracing::info!(to, "before a stop: leadership is handed over");
+                        handing_over = true;
+                    }
+                    // Nothing to hand over, or nobody to take it: there is nothing to wait for.
+                    Err(_) => board.set(Gauge::Ready, 0),
+                }
+            }
             _ = terminate.recv(), if stop_at.is_none() => {
                 let wait = match host.hand_over(None) {
                     Ok(to) => {

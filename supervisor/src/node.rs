@@ -181,6 +181,13 @@ impl Node {
                     process.signal(Signal::SIGKILL);
                 }
             }
+            Action::HandOver(role) => {
+                // Only a daemon that serves is asked: by then it listens for this signal. Its answer is Ready = 0.
+                if let Some(process) = &self.slots[index_of(role)].process {
+                    tracing::info!(child = %role, "stopping: {role} hands over what it leads");
+                    process.signal(Signal::SIGUSR1);
+                }
+            }
             Action::Terminate(role) => {
                 if let Some(process) = &self.slots[index_of(role)].process {
                     tracing::info!(child = %role, child_pid = process.pid(), "stopping {role}");
@@ -341,6 +348,8 @@ impl Node {
                 changed = true;
                 if serving {
                     seen.push(Event::Serving(slot.role));
+                } else if slot.role == Role::Consensus && self.state.is_ending() {
+                    seen.push(Event::HandedOver);
                 }
             }
             if slot.missed_reload && slot.heart.is_alive() {
@@ -377,11 +386,13 @@ impl Node {
         self.board.put(Cell::Links, &self.held.memory.usage());
     }
 
-    /// Tells systemd.
+    /// Tells systemd, and whoever reads the board, how the node is.
     fn say(&mut self) {
         let text = self.summary();
         self.held.notifier.status(&text);
-        if !self.state.is_ending() && self.slots.iter().all(|slot| slot.serving) {
+        let serves = !self.state.is_ending() && self.slots.iter().all(|slot| slot.serving);
+        self.board.set(Gauge::Ready, u64::from(serves));
+        if serves {
             if !self.held.notifier.is_ready() {
                 tracing::info!("the node serves");
             }

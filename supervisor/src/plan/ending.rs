@@ -1,4 +1,5 @@
-//! The way out: gatewayd first, so that nothing new comes in, then consensusd, which hands its leaderships over, then storaged.
+//! The way out: consensusd hands its leaderships over while gatewayd still carries its messages; then gatewayd ends, so that nothing new
+//! comes in, then consensusd, then storaged.
 
 use super::{Action, Millis, Phase, State, Why, index_of, kill};
 use mareedb_ipc::{ExitCode, Role};
@@ -20,7 +21,22 @@ pub(super) struct Ending {
     since: Millis,
     /// Asked for from outside, so that a second request means "at once".
     requested: bool,
+    /// consensusd is asked to hand over; nobody is stopped before it has, or this time has come.
+    handing_over_until: Option<Millis>,
     finished: bool,
+}
+
+impl Ending {
+    pub(super) fn handing_over_until(&self) -> Option<Millis> {
+        self.handing_over_until
+    }
+}
+
+/// consensusd leads nothing any more.
+pub(super) fn handed_over(state: &mut State) {
+    if let Some(ending) = &mut state.ending {
+        ending.handing_over_until = None;
+    }
 }
 
 pub(super) fn begin(state: &mut State, code: ExitCode, now: Millis) {
@@ -30,13 +46,28 @@ pub(super) fn begin(state: &mut State, code: ExitCode, now: Millis) {
             code,
             since: now,
             requested: false,
+            handing_over_until: None,
             finished: false,
         });
     }
 }
 
 pub(super) fn request(state: &mut State, now: Millis, actions: &mut Vec<Action>) {
-    begin(state, ExitCode::Done, now);
+    if state.ending.is_none() {
+        begin(state, ExitCode::Done, now);
+        let until = now + state.policy.stop_limit_ms / 10;
+        if matches!(
+            state.daemon(Role::Consensus).phase,
+            Phase::Up { serving: Some(_) }
+        ) {
+            actions.push(Action::HandOver(Role::Consensus));
+            state
+                .ending
+                .as_mut()
+                .expect("begun just now")
+                .handing_over_until = Some(until);
+        }
+    }
     let ending = state.ending.as_mut().expect("begun just now");
     if !std::mem::replace(&mut ending.requested, true) {
         return;
@@ -55,6 +86,13 @@ pub(super) fn advance(state: &mut State, now: Millis, actions: &mut Vec<Action>)
     let ending = state.ending.clone().expect("called while ending");
     if ending.finished {
         return;
+    }
+    if let Some(until) = ending.handing_over_until {
+        let alive = matches!(state.daemon(Role::Consensus).phase, Phase::Up { .. });
+        if alive && now < until {
+            return;
+        }
+        handed_over(state);
     }
     for (role, tenths) in STOP_ORDER {
         match state.daemons[index_of(role)].phase {

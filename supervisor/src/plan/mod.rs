@@ -12,7 +12,7 @@
 //! - A daemon that met a corrupt link is right, the writer of the bad word is to blame: its death counts, both ends are restarted over
 //!   links of a new generation. Links are renewed only while both ends are down, because memory is handed over at exec.
 //! - A verdict that a restart cannot cure (damaged log, bad settings) is believed the second time: the node ends with the daemon's code.
-//! - A stop goes gatewayd, consensusd, storaged, each with its share of [`Policy::stop_limit_ms`], then SIGKILL. A second request kills
+//! - Before a stop consensusd hands its leaderships over, while gatewayd still carries its messages. The stop goes gatewayd, consensusd, storaged, each with its share of [`Policy::stop_limit_ms`], then SIGKILL. A second request kills
 //!   at once. Nothing is started any more.
 //!
 //! **Non-goals.** Which processes exist, how they are signalled, and what is shown of them: see [`crate::node`].
@@ -97,6 +97,8 @@ pub enum Event {
     SpawnFailed(Role),
     /// No heartbeat for too long.
     Silent(Role),
+    /// consensusd leads nothing any more, as it was asked.
+    HandedOver,
     /// The node is asked to stop.
     Stop,
 }
@@ -108,6 +110,8 @@ pub enum Action {
     Spawn(Role),
     /// SIGKILL.
     Kill(Role, Why),
+    /// Ask it to hand over what it leads.
+    HandOver(Role),
     /// SIGTERM.
     Terminate(Role),
     /// New memory and a new generation for all links between the two, which are both down.
@@ -210,6 +214,7 @@ impl State {
                 }
                 _ => None,
             })
+            .chain(self.ending.as_ref().and_then(Ending::handing_over_until))
             .min()
     }
 
@@ -255,6 +260,7 @@ pub fn decide(mut state: State, event: Event, now: Millis) -> (State, Vec<Action
                 kill(&mut state, role, Why::Hung, now, &mut actions);
             }
         }
+        Event::HandedOver => ending::handed_over(&mut state),
         Event::Stop => ending::request(&mut state, now, &mut actions),
     }
     settle(&mut state, now, &mut actions);

@@ -253,6 +253,26 @@ fn a_stop_goes_from_the_network_to_the_disk() {
 }
 
 #[test]
+fn leaderships_are_handed_over_while_the_gateway_still_runs() {
+    let mut trial = Trial::started();
+    trial.event(Event::Serving(C));
+    assert_eq!(trial.event(Event::Stop), [Action::HandOver(C)]);
+    assert_eq!(trial.event(Event::Tick), []);
+    assert_eq!(trial.event(Event::HandedOver), [Action::Terminate(G)]);
+    // Without an answer it goes on after a tenth of the limit, or when the daemon dies over it.
+    for dies in [false, true] {
+        let mut trial = Trial::started();
+        trial.event(Event::Serving(C));
+        trial.event(Event::Stop);
+        if dies {
+            assert_eq!(trial.crash(C), [Action::Terminate(G)]);
+        } else {
+            assert_eq!(trial.wait(), (1000, vec![Action::Terminate(G)]));
+        }
+    }
+}
+
+#[test]
 fn a_stop_has_an_end_and_each_daemon_its_share() {
     let mut trial = Trial::started();
     trial.event(Event::Stop);
@@ -383,7 +403,7 @@ impl World {
                     prop_assert!(doomed.is_some(), "killed {role:?}, which does not run");
                     *doomed.unwrap() = true;
                 }
-                Action::Terminate(role) => {
+                Action::Terminate(role) | Action::HandOver(role) => {
                     prop_assert!(self.running.contains_key(&index_of(role)));
                 }
                 Action::RenewLinks(a, b) => {

@@ -114,6 +114,7 @@ impl Daemon {
         let mut mask = SigSet::empty();
         mask.add(Signal::SIGTERM);
         mask.add(Signal::SIGHUP);
+        mask.add(Signal::SIGUSR1);
         mask.thread_block().expect("blocked");
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals = SignalFd::with_flags(&mask, flags).expect("a signalfd");
@@ -133,11 +134,18 @@ impl Daemon {
             }
             self.sleep(&commands, &signals);
             while let Ok(Some(info)) = signals.read_signal() {
-                let hangup = info.ssi_signo == Signal::SIGHUP as u32;
-                let what = if hangup { "hup" } else { "term" };
+                let number = i32::try_from(info.ssi_signo).expect("a small number");
+                let signal = Signal::try_from(number).expect("one of the mask");
+                let what = match signal {
+                    Signal::SIGHUP => "hup",
+                    Signal::SIGUSR1 => "handover",
+                    _ => "term",
+                };
                 self.tell(&format!("{what} {} {}", self.role, std::process::id()));
-                if !hangup && self.obedient {
-                    return ExitCode::Done.into();
+                match signal {
+                    Signal::SIGUSR1 => self.inheritance.board().set(Gauge::Ready, 0),
+                    Signal::SIGTERM if self.obedient => return ExitCode::Done.into(),
+                    _ => {}
                 }
             }
             let mut buffer = [0u8; 256];
@@ -192,6 +200,10 @@ impl Daemon {
                 };
                 board.put(Cell::CorruptLink, &report);
                 std::process::exit(ExitCode::LinkCorrupt.code().into());
+            }
+            "ready" => {
+                let node = self.inheritance.peer_board(Role::Supervisor);
+                self.tell(&format!("ready {}", node.get(Gauge::Ready)));
             }
             "status" => {
                 let node = self.inheritance.peer_board(Role::Supervisor);

@@ -174,6 +174,19 @@ impl Node {
         panic!("never: {:?}", self.status(from, of));
     }
 
+    /// Until the supervisor has seen all three serve.
+    pub fn wait_until_serving(&self) {
+        for _ in 0..3000 {
+            self.command(Role::Storage, "ready");
+            match self.event().as_str() {
+                "ready 1" => return,
+                "ready 0" => std::thread::sleep(Duration::from_millis(10)),
+                other => panic!("expected readiness, got {other}"),
+            }
+        }
+        panic!("the node never serves");
+    }
+
     pub fn signal_supervisor(&self, signal: Signal) {
         send(self.supervisor.id(), signal);
     }

@@ -49,10 +49,9 @@ fn a_daemon_without_heartbeats_is_killed_and_restarted() {
     setup.config.server.hang_limit_ms = 1000;
     let node = setup.start();
     let before = node.all_started();
-    // Stopped by the kernel, and running without a heartbeat: both are hangs. A status answer proves that they serve by now: before that
-    // they would have the time that recovery may take.
-    node.status(Role::Storage, Role::Storage);
-    node.status(Role::Consensus, Role::Consensus);
+    // Stopped by the kernel, and running without a heartbeat: both are hangs. Before they serve they would have the time that recovery
+    // may take.
+    node.wait_until_serving();
     send(before[1].pid, Signal::SIGSTOP);
     let start = node.next_start();
     assert_eq!(start.role, Role::Storage);
@@ -62,6 +61,31 @@ fn a_daemon_without_heartbeats_is_killed_and_restarted() {
     assert!(exit.reason.contains("no heartbeat"), "{}", exit.reason);
     node.command(Role::Consensus, "hang");
     assert_eq!(node.next_start().role, Role::Consensus);
+}
+
+/// A virtual machine that is paused, a laptop that sleeps: everybody stops, the clock goes on.
+#[test]
+fn a_pause_of_the_whole_node_kills_nobody() {
+    let mut setup = Setup::new();
+    setup.config.server.hang_limit_ms = 2000;
+    let node = setup.start();
+    let before = node.all_started();
+    node.wait_until_serving();
+    node.signal_supervisor(Signal::SIGSTOP);
+    for start in &before {
+        send(start.pid, Signal::SIGSTOP);
+    }
+    // The length of the pause is what is tested.
+    std::thread::sleep(std::time::Duration::from_millis(3000));
+    node.signal_supervisor(Signal::SIGCONT);
+    for start in &before {
+        send(start.pid, Signal::SIGCONT);
+    }
+    // Statuses are published every few ticks, so by then it has judged.
+    for (start, role) in before.iter().zip(Role::DAEMONS) {
+        let status = node.status_when(role, role, |s| s.heartbeat_age_ms < 500);
+        assert_eq!((status.pid, status.restarts), (start.pid, 0));
+    }
 }
 
 #[test]

@@ -8,6 +8,8 @@ use nix::unistd::Pid;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 fn terminated_in_order(node: &Node) {
+    let event = node.event();
+    assert!(event.starts_with("handover consensusd "), "{event}");
     for role in ["gatewayd", "consensusd", "storaged"] {
         let event = node.event();
         assert!(event.starts_with(&format!("term {role} ")), "{event}");
@@ -18,7 +20,7 @@ fn terminated_in_order(node: &Node) {
 fn a_stop_goes_from_the_network_to_the_disk() {
     let mut node = Setup::new().start();
     node.all_started();
-    serving(&node);
+    node.wait_until_serving();
     node.signal_supervisor(Signal::SIGTERM);
     terminated_in_order(&node);
     assert_eq!(node.exit_code(), Some(0));
@@ -29,7 +31,7 @@ fn a_stop_goes_from_the_network_to_the_disk() {
 fn ctrl_c_reaches_the_supervisor_alone() {
     let mut node = Setup::new().start();
     node.all_started();
-    serving(&node);
+    node.wait_until_serving();
     let group = Pid::from_raw(i32::try_from(node.supervisor.id()).unwrap());
     killpg(group, Signal::SIGINT).unwrap();
     terminated_in_order(&node);
@@ -42,7 +44,7 @@ fn one_that_does_not_stop_is_killed_after_its_share() {
     setup.config.server.stop_limit_ms = 2000;
     let mut node = setup.start();
     node.all_started();
-    serving(&node);
+    node.wait_until_serving();
     node.signal_supervisor(Signal::SIGTERM);
     // It is asked, too, and does not obey.
     terminated_in_order(&node);
@@ -56,8 +58,9 @@ fn asking_twice_does_not_wait() {
     setup.config.server.stop_limit_ms = 3_600_000;
     let mut node = setup.start();
     node.all_started();
-    serving(&node);
+    node.wait_until_serving();
     node.signal_supervisor(Signal::SIGINT);
+    assert!(node.event().starts_with("handover consensusd "));
     assert!(node.event().starts_with("term gatewayd "));
     node.signal_supervisor(Signal::SIGINT);
     assert_eq!(node.exit_code(), Some(0));
@@ -76,13 +79,6 @@ fn daemons_die_with_their_supervisor() {
         let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         let count = poll(&mut fds, PollTimeout::from(30_000u16)).unwrap();
         assert_eq!(count, 1, "SUP-2: {} outlived its supervisor", start.role);
-    }
-}
-
-fn serving(node: &Node) {
-    // A status answer proves that the daemon's loop runs; its signals are taken by then.
-    for role in Role::DAEMONS {
-        node.status(role, role);
     }
 }
 

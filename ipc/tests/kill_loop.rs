@@ -55,7 +55,23 @@ fn main() {
     {
         return;
     }
+    refusals();
     parent();
+}
+
+/// A process that did not inherit what its environment says ends with an error, not with a panic or somebody else's files.
+fn refusals() {
+    let memory = NodeMemory::create(topology(), "{}", RandomId::draw()).unwrap();
+    let (name, truth) = memory.plan(Role::Storage, &Extras::default()).env;
+    // The descriptors of the true one are close-on-exec here, so the child has none of them.
+    for text in ["", "no hexadecimal", "00", &truth] {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .env(&name, text)
+            .env(DIRECTORY, "/nowhere")
+            .output()
+            .unwrap();
+        assert_eq!(child.status.code(), Some(3), "{text}: {child:?}");
+    }
 }
 
 /// Ends a child with evidence; the parent turns it into a failure.

@@ -185,7 +185,7 @@ pub struct Inheritance {
     senders: BTreeMap<(Role, Lane), Sender>,
     receivers: BTreeMap<(Role, Lane), Receiver>,
     bells: BTreeMap<Waiter, Bell>,
-    peers: Vec<Arc<Bell>>,
+    ringers: BTreeMap<Waiter, Arc<Bell>>,
     board: BoardWriter,
     boards: BTreeMap<Role, BoardReader>,
     listeners: Option<Listeners>,
@@ -323,7 +323,7 @@ impl Inheritance {
             senders,
             receivers,
             bells,
-            peers: ringing.into_values().collect(),
+            ringers: ringing,
             board,
             boards,
             listeners,
@@ -378,9 +378,20 @@ impl Inheritance {
             .unwrap_or_else(|| panic!("no doorbell of {waiter:?} left"))
     }
 
+    /// The ringing end of a doorbell, for threads of this daemon that wake each other.
+    ///
+    /// # Panics
+    /// There is no such waiter.
+    pub fn ringer(&self, waiter: Waiter) -> Arc<Bell> {
+        self.ringers
+            .get(&waiter)
+            .unwrap_or_else(|| panic!("no doorbell of {waiter:?}"))
+            .clone()
+    }
+
     /// Rings everybody once: a predecessor may have died between publishing and ringing (RING-6).
     pub fn ring_all_bells(&self) {
-        for bell in &self.peers {
+        for bell in self.ringers.values() {
             bell.ring();
         }
     }

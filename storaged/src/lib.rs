@@ -1,1 +1,270 @@
-//! placeholder
+//! The storage daemon: logs, state machines, snapshots.
+//!
+//! A shard is a thread with an executor over io_uring that owns a log ([`shard`]), with threads beside it that apply and
+//! flush; reader threads serve gatewayd ([`reader`]). The main thread watches them and beats only while they turn.
+
+pub mod io;
+pub mod log;
+pub mod reader;
+pub mod shard;
+pub mod state;
+
+use crate::io::StdDisk;
+use crate::log::Log;
+use crate::log::recover::LogError;
+use mareedb_config::Config;
+use mareedb_ipc::{
+    BoardWriter, Cell, CorruptLink, ExitCode, Gauge, GroupDigest, Inheritance, Lane, RingError,
+    Role, Waiter,
+};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use shard::{Answers, Ended, Parts};
+use state::{Store, StoreError, StoreOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The main thread looks so often.
+const LOOK: Duration = Duration::from_millis(50);
+/// Digests and disk space are shown so often.
+const SHOW: Duration = Duration::from_millis(500);
+
+/// Runs storaged until it is told to stop.
+pub fn run(inheritance: Inheritance) -> ExitCode {
+    let board = inheritance.board();
+    match serve(inheritance) {
+        Ended::Stopped => ExitCode::Done,
+        Ended::Ring(RingError::Corrupt { link, blame, what }) => {
+            let why = format!("link {link}: {what}");
+            board.put(Cell::CorruptLink, &CorruptLink { link, blame, what });
+            last_words(&board, ExitCode::LinkCorrupt, &why)
+        }
+        Ended::Ring(error) => last_words(&board, ExitCode::Internal, &error.to_string()),
+        Ended::Failed(exit, why) => last_words(&board, exit, &why),
+    }
+}
+
+fn last_words(board: &BoardWriter, exit: ExitCode, why: &str) -> ExitCode {
+    tracing::error!("{why}");
+    board.put(Cell::LastWords, &why.to_owned());
+    exit
+}
+
+fn failed(exit: ExitCode, error: &dyn std::fmt::Display) -> Ended {
+    Ended::Failed(exit, error.to_string())
+}
+
+fn serve(mut inheritance: Inheritance) -> Ended {
+    match start(&mut inheritance) {
+        Ok(running) => running.watch(),
+        Err(ended) => ended,
+    }
+}
+
+struct Running {
+    board: BoardWriter,
+    store: Store,
+    data_dir: PathBuf,
+    shards: Vec<(JoinHandle<Ended>, Arc<AtomicU64>)>,
+    readers: Vec<JoinHandle<RingError>>,
+    stop: Arc<AtomicBool>,
+    signals: SignalFd,
+}
+
+fn start(inheritance: &mut Inheritance) -> Result<Running, Ended> {
+    let board = inheritance.board();
+    // Before any thread is made, so that all of them leave the signal to the main one.
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGTERM);
+    mask.thread_block()
+        .map_err(|error| failed(ExitCode::Failed, &error))?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(|error| failed(ExitCode::Failed, &error))?;
+    let config: Config = serde_json::from_str(inheritance.config_json())
+        .map_err(|error| failed(ExitCode::Config, &error))?;
+    let data_dir = PathBuf::from(&config.server.data_dir);
+    let store = Store::open(StoreOptions {
+        dir: data_dir.join("state"),
+        cache_bytes: config.storage.cache_bytes,
+        unflushed_bytes_max: config.storage.unflushed_bytes_max,
+        history_ms: config.storage.history_ms,
+        quota_bytes: config.storage.quota_bytes,
+        limits: config.limits.clone(),
+    })
+    .map_err(|error| match error {
+        StoreError::Damaged(_) => failed(ExitCode::StateDamaged, &error),
+        error => failed(ExitCode::Io, &error),
+    })?;
+    board.beat();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut shards = Vec::new();
+    for number in 0..inheritance.topology().shards {
+        let parts = open_shard(inheritance, &config, &store, &data_dir, number, &stop)?;
+        let turns = parts.turns.clone();
+        let handle = std::thread::Builder::new()
+            .name(format!("shard-{number}"))
+            .spawn(move || shard::run(parts))
+            .map_err(|error| failed(ExitCode::Failed, &error))?;
+        shards.push((handle, turns));
+    }
+    let mut readers = Vec::new();
+    for number in 0..inheritance.topology().readers {
+        let lane = Lane::Read(number);
+        let parts = reader::Parts {
+            store: store.clone(),
+            sender: inheritance.sender(Role::Gateway, lane),
+            receiver: inheritance.receiver(Role::Gateway, lane),
+            bell: inheritance.bell(Waiter::Reader(number)),
+            ringer: inheritance.ringer(Waiter::Reader(number)),
+        };
+        readers.push(reader::spawn(parts, &format!("reader-{number}")));
+    }
+    inheritance.ring_all_bells();
+    Ok(Running {
+        board,
+        store,
+        data_dir,
+        shards,
+        readers,
+        stop,
+        signals,
+    })
+}
+
+fn open_shard(
+    inheritance: &mut Inheritance,
+    config: &Config,
+    store: &Store,
+    data_dir: &Path,
+    number: u16,
+    stop: &Arc<AtomicBool>,
+) -> Result<Parts, Ended> {
+    let log_dir = data_dir.join("log").join(format!("shard-{number}"));
+    let io =
+        |error: std::io::Error| failed(ExitCode::Io, &format!("{}: {error}", log_dir.display()));
+    let mut disk = StdDisk::open(&log_dir).map_err(io)?;
+    let cache = usize::try_from(config.storage.log_cache_bytes / 2).unwrap_or(usize::MAX);
+    let lane = Lane::Log(number);
+    let answers = Arc::new(Answers::new(inheritance.sender(Role::Consensus, lane)));
+    let log = Log::open(
+        &mut disk,
+        config.storage.segment_bytes,
+        cache,
+        answers.epoch(),
+    )
+    .map_err(|error| match error {
+        LogError::Io(error) => io(error),
+        damaged => failed(ExitCode::LogDamaged, &damaged),
+    })?;
+    let fresh = log.index.groups.is_empty() && log.index.records.is_empty();
+    // A replica that the log knows and the store does not was created in the moment of a crash.
+    for (group, state) in &log.index.groups {
+        store
+            .create_replica(*group, state.replica, state.range.clone())
+            .map_err(|error| failed(ExitCode::StateDamaged, &error))?;
+    }
+    Ok(Parts {
+        receiver: inheritance.receiver(Role::Consensus, lane),
+        answers,
+        bell: inheritance.bell(Waiter::Shard(number)),
+        ringer: inheritance.ringer(Waiter::Shard(number)),
+        store: store.clone(),
+        log,
+        disk,
+        log_dir,
+        config: config.clone(),
+        board: inheritance.board(),
+        turns: Arc::new(AtomicU64::new(0)),
+        stop: stop.clone(),
+        fresh,
+    })
+}
+
+impl Running {
+    /// Beats while every executor turns, until something ends.
+    fn watch(self) -> Ended {
+        let mut seen: Vec<u64> = vec![0; self.shards.len()];
+        let mut shown = Instant::now() - SHOW;
+        self.board.set(Gauge::Ready, 1);
+        loop {
+            let turned: Vec<u64> = self
+                .shards
+                .iter()
+                .map(|(_, turns)| turns.load(Ordering::Relaxed))
+                .collect();
+            if turned.iter().zip(&seen).all(|(now, before)| now > before) {
+                self.board.beat();
+            }
+            seen = turned;
+            if shown.elapsed() >= SHOW {
+                shown = Instant::now();
+                self.show();
+            }
+            if self.readers.iter().any(JoinHandle::is_finished)
+                || self.shards.iter().any(|(shard, _)| shard.is_finished())
+            {
+                return self.ended();
+            }
+            self.await_signal();
+        }
+    }
+
+    fn await_signal(&self) {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        use std::os::fd::AsFd;
+        let timeout = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::ZERO);
+        let mut fds = [PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        // An interrupted wait is a short one.
+        let _ = poll(&mut fds, timeout);
+        if let Ok(Some(_)) = self.signals.read_signal() {
+            tracing::info!("stopping");
+            self.stop.store(true, Ordering::Release);
+        }
+    }
+
+    fn show(&self) {
+        let digests: Vec<GroupDigest> = self
+            .store
+            .replicas()
+            .into_iter()
+            .filter_map(|(group, ..)| {
+                let (applied_index, digest) = self.store.digest(group)?;
+                Some(GroupDigest {
+                    group,
+                    applied_index,
+                    digest,
+                })
+            })
+            .collect();
+        self.board.put(Cell::Digests, &digests);
+        self.board.set(Gauge::DataBytes, self.store.data_bytes());
+        if let Ok(space) = nix::sys::statvfs::statvfs(&self.data_dir) {
+            self.board.set(
+                Gauge::FreeBytes,
+                space.blocks_available() * space.fragment_size(),
+            );
+        }
+    }
+
+    fn ended(self) -> Ended {
+        for (shard, _) in self.shards {
+            if shard.is_finished() {
+                return shard.join().unwrap_or_else(|_| {
+                    Ended::Failed(ExitCode::Internal, "a shard panicked".into())
+                });
+            }
+        }
+        for reader in self.readers {
+            if reader.is_finished() {
+                return match reader.join() {
+                    Ok(error) => Ended::Ring(error),
+                    Err(_) => Ended::Failed(ExitCode::Internal, "a reader panicked".into()),
+                };
+            }
+        }
+        Ended::Failed(ExitCode::Internal, "nothing has ended".into())
+    }
+}

@@ -1,0 +1,46 @@
+//! The disk as the log sees it, behind a trait: the simulation brings one that forgets what was not made durable.
+//!
+//! What is here runs at start, between segments, and in tests. The hot path, a durable write of a unit, is
+//! [`crate::shard`]'s, over io_uring; it and this agree in what is durable: a write that has returned.
+
+mod sim;
+mod std_disk;
+
+pub use sim::SimDisk;
+pub use std_disk::StdDisk;
+
+use std::io;
+
+/// Segment files of one log.
+pub trait Disk {
+    /// Numbers of all segments, in no order.
+    ///
+    /// # Errors
+    /// The disk.
+    fn segments(&self) -> io::Result<Vec<u64>>;
+    /// The whole content of a segment.
+    ///
+    /// # Errors
+    /// The disk.
+    fn read(&self, segment: u64) -> io::Result<Vec<u8>>;
+    /// Part of a segment.
+    ///
+    /// # Errors
+    /// The disk, or less is there.
+    fn read_at(&self, segment: u64, offset: u64, bytes: usize) -> io::Result<Vec<u8>>;
+    /// Makes a segment of this size, written once from end to end, durably.
+    ///
+    /// # Errors
+    /// The disk.
+    fn create(&mut self, segment: u64, bytes: u64) -> io::Result<()>;
+    /// Gives the file of a segment that nobody needs to another one, durably. Its content stays.
+    ///
+    /// # Errors
+    /// The disk.
+    fn rename(&mut self, segment: u64, to: u64) -> io::Result<()>;
+    /// Writes durably.
+    ///
+    /// # Errors
+    /// The disk.
+    fn write(&mut self, segment: u64, offset: u64, bytes: &[u8]) -> io::Result<()>;
+}

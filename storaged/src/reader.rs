@@ -1,0 +1,153 @@
+//! A reader thread: serves gatewayd's reads on a ring of its own, and parks those whose index is not applied yet.
+
+use crate::state::Store;
+use mareedb_ipc::wire::encode;
+use mareedb_ipc::wire::read::{ReadCall, ReadError, ReadReply, ReadResponse};
+use mareedb_ipc::{Bell, Receiver, RingError, Sender};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Replies in bytes that may wait for room before no further call is taken.
+const WAITING_BYTES_MAX: usize = 8 << 20;
+
+/// A reader's ends.
+pub struct Parts {
+    /// State machines.
+    pub store: Store,
+    /// To gatewayd.
+    pub sender: Sender,
+    /// From gatewayd.
+    pub receiver: Receiver,
+    /// The reader's doorbell.
+    pub bell: Bell,
+    /// Its ringing end: the store rings it when something was applied.
+    pub ringer: Arc<Bell>,
+}
+
+/// Starts a reader thread; it ends with an error only.
+///
+/// # Panics
+/// The system gives no thread.
+pub fn spawn(parts: Parts, name: &str) -> JoinHandle<RingError> {
+    let ringer = parts.ringer.clone();
+    parts.store.on_applied(Arc::new(move |_, _| ringer.ring()));
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || {
+            let mut reader = Reader {
+                store: parts.store,
+                sender: parts.sender,
+                receiver: parts.receiver,
+                parked: Vec::new(),
+                replies: VecDeque::new(),
+                waiting_bytes: 0,
+            };
+            reader.reply(&ReadReply::Up {
+                epoch: reader.sender.epoch(),
+            });
+            loop {
+                match reader.turn() {
+                    Ok(None) => {}
+                    Ok(Some(sleep)) => drop(parts.bell.wait(Some(sleep))),
+                    Err(error) => return error,
+                }
+            }
+        })
+        .expect("a thread")
+}
+
+struct Reader {
+    store: Store,
+    sender: Sender,
+    receiver: Receiver,
+    parked: Vec<(Instant, ReadCall)>,
+    replies: VecDeque<Vec<u8>>,
+    waiting_bytes: usize,
+}
+
+impl Reader {
+    /// `Some`: sleep so long at most.
+    fn turn(&mut self) -> Result<Option<Duration>, RingError> {
+        while self.waiting_bytes < WAITING_BYTES_MAX {
+            let Some((call, end)) = self.receiver.try_recv::<ReadCall>()? else {
+                break;
+            };
+            let until = Instant::now() + Duration::from_millis(u64::from(call.wait_ms));
+            self.serve(until, call);
+            self.receiver.release(end);
+        }
+        for (until, call) in std::mem::take(&mut self.parked) {
+            self.serve(until, call);
+        }
+        let room = self.flush()?;
+        if !room || (self.waiting_bytes < WAITING_BYTES_MAX && !self.receiver.arm()?) {
+            return Ok(None);
+        }
+        let now = Instant::now();
+        let sleep = self
+            .parked
+            .iter()
+            .map(|(until, _)| until.saturating_duration_since(now))
+            .min();
+        Ok(Some(sleep.unwrap_or(Duration::from_secs(60))))
+    }
+
+    fn serve(&mut self, until: Instant, call: ReadCall) {
+        match self.store.read(&call.read) {
+            Err(ReadError::NotApplied) if Instant::now() < until => self.parked.push((until, call)),
+            result => {
+                let reply = ReadReply::Reply {
+                    call: call.call,
+                    result: fitting(result, self.sender.max_message()),
+                };
+                self.reply(&reply);
+            }
+        }
+    }
+
+    fn reply(&mut self, reply: &ReadReply) {
+        let bytes = encode(reply);
+        self.waiting_bytes += bytes.len();
+        self.replies.push_back(bytes);
+    }
+
+    /// `true`: nothing waits, or gatewayd will ring when there is room.
+    fn flush(&mut self) -> Result<bool, RingError> {
+        let seen = self.sender.head()?;
+        while let Some(reply) = self.replies.front() {
+            if self.sender.try_send_encoded(reply)?.is_none() {
+                break;
+            }
+            self.waiting_bytes -= reply.len();
+            self.replies.pop_front();
+        }
+        self.sender.publish();
+        Ok(self.replies.is_empty() || self.sender.arm_progress(seen)?)
+    }
+}
+
+/// Cuts a response that no message can carry: the caller asks on from where it ends.
+fn fitting(result: Result<ReadResponse, ReadError>, max: usize) -> Result<ReadResponse, ReadError> {
+    let mut response = result?;
+    let mut bytes = 256;
+    let fits = response
+        .items
+        .iter()
+        .take_while(|item| {
+            bytes += item.key.len() + item.value.len() + 64;
+            bytes <= max
+        })
+        .count();
+    if fits < response.items.len() {
+        if fits == 0 {
+            return Err(ReadError::Storage(
+                "the value does not fit into a message".into(),
+            ));
+        }
+        response.items.truncate(fits);
+        response.more = true;
+    }
+    Ok(response)
+}

@@ -1,0 +1,76 @@
+//! Messages to consensusd, from any thread of the shard.
+
+use mareedb_ipc::wire::encode;
+use mareedb_ipc::wire::storage::{FromStorage, StorageAnswer};
+use mareedb_ipc::{RingError, Sender};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+
+/// The producing end, with what waits for room. Bounded by consensusd, which asks no more than it wants answered.
+pub struct Answers(Mutex<Inner>);
+
+struct Inner {
+    sender: Sender,
+    waiting: VecDeque<Vec<u8>>,
+    error: Option<RingError>,
+}
+
+impl Answers {
+    /// Takes over the producing end.
+    pub fn new(sender: Sender) -> Answers {
+        Answers(Mutex::new(Inner {
+            sender,
+            waiting: VecDeque::new(),
+            error: None,
+        }))
+    }
+
+    /// Epoch of the side.
+    pub fn epoch(&self) -> u64 {
+        self.0.lock().sender.epoch()
+    }
+
+    /// Sends a message now, or when there is room.
+    pub fn send(&self, message: &FromStorage) {
+        let mut inner = self.0.lock();
+        inner.waiting.push_back(encode(message));
+        if let Err(error) = inner.flush() {
+            inner.error.get_or_insert(error);
+        }
+    }
+
+    /// Answers a request.
+    pub fn answer(&self, request: u64, body: StorageAnswer) {
+        self.send(&FromStorage::Answer { request, body });
+    }
+
+    /// Moves what waits. `true`: nothing waits, or the consumer will ring when there is room.
+    ///
+    /// # Errors
+    /// The ring is corrupt.
+    pub fn flush(&self) -> Result<bool, RingError> {
+        let mut inner = self.0.lock();
+        if let Some(error) = inner.error.take() {
+            return Err(error);
+        }
+        inner.flush()
+    }
+}
+
+impl Inner {
+    fn flush(&mut self) -> Result<bool, RingError> {
+        loop {
+            let seen = self.sender.head()?;
+            while let Some(message) = self.waiting.front() {
+                if self.sender.try_send_encoded(message)?.is_none() {
+                    break;
+                }
+                self.waiting.pop_front();
+            }
+            self.sender.publish();
+            if self.waiting.is_empty() || self.sender.arm_progress(seen)? {
+                return Ok(true);
+            }
+        }
+    }
+}

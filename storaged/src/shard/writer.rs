@@ -1,0 +1,128 @@
+//! Durable writes of units over io_uring, several at once.
+
+use crate::io::StdDisk;
+use crate::log::Write;
+use futures::channel::mpsc::UnboundedSender;
+use glommio::io::{DmaFile, OpenOptions};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// Writes in flight at once.
+pub const WRITES_MAX: usize = 4;
+
+/// A write that has ended.
+pub struct Written {
+    /// The unit.
+    pub lsn: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// How it ended.
+    pub result: Result<(), String>,
+}
+
+/// Writes units, and wakes the executor's main task when they are durable.
+pub struct Writer {
+    file: Option<(u64, Rc<DmaFile>)>,
+    done: Rc<RefCell<VecDeque<Written>>>,
+    flying: usize,
+    /// When the oldest write in flight began; for the stall mark.
+    began: VecDeque<Instant>,
+    wake: UnboundedSender<()>,
+}
+
+impl Writer {
+    /// A writer that wakes through `wake`.
+    pub fn new(wake: UnboundedSender<()>) -> Writer {
+        Writer {
+            file: None,
+            done: Rc::default(),
+            flying: 0,
+            began: VecDeque::new(),
+            wake,
+        }
+    }
+
+    /// Whether another write may be begun.
+    pub fn has_room(&self) -> bool {
+        self.flying < WRITES_MAX
+    }
+
+    /// How long the oldest write has been in flight.
+    pub fn waiting(&self) -> Duration {
+        self.began.front().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    /// The next write that has ended.
+    pub fn ended(&mut self) -> Option<Written> {
+        let written = self.done.borrow_mut().pop_front()?;
+        self.flying -= 1;
+        self.began.pop_front();
+        Some(written)
+    }
+
+    /// Opens a segment for writing, and holds its lock through the same open file description (LOG-5).
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn open(&mut self, disk: &StdDisk, segment: u64) -> Result<(), String> {
+        if self.file.as_ref().is_some_and(|(open, _)| *open == segment) {
+            return Ok(());
+        }
+        let path = disk.path(segment);
+        let told = |what: &str, error: &dyn std::fmt::Display| {
+            format!("{}: {what}: {error}", path.display())
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_DSYNC)
+            .dma_open(&path)
+            .await
+            .map_err(|error| told("open", &error))?;
+        // SAFETY: only asks the kernel to lock the description behind a descriptor that `file` owns.
+        if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+            return Err(told("lock", &std::io::Error::last_os_error()));
+        }
+        self.file = Some((segment, Rc::new(file)));
+        Ok(())
+    }
+
+    /// Begins a write into the open segment.
+    ///
+    /// # Panics
+    /// Another segment is open.
+    pub fn begin(&mut self, write: Write) {
+        let (segment, file) = self.file.as_ref().expect("a segment is open");
+        assert_eq!(
+            *segment, write.location.segment,
+            "LOG-2: a unit for another segment"
+        );
+        let (file, done, wake) = (file.clone(), self.done.clone(), self.wake.clone());
+        self.flying += 1;
+        self.began.push_back(Instant::now());
+        glommio::spawn_local(async move {
+            let began = Instant::now();
+            let mut buffer = file.alloc_dma_buffer(write.bytes.len());
+            buffer.as_bytes_mut()[..write.bytes.len()].copy_from_slice(&write.bytes);
+            let result = match file.write_at(buffer, write.location.offset).await {
+                Ok(bytes) if bytes >= write.bytes.len() => Ok(()),
+                Ok(bytes) => Err(format!(
+                    "{bytes} of {} bytes were written",
+                    write.bytes.len()
+                )),
+                Err(error) => Err(error.to_string()),
+            };
+            done.borrow_mut().push_back(Written {
+                lsn: write.lsn,
+                took: began.elapsed(),
+                result,
+            });
+            // The main task may have ended; then nobody waits.
+            let _ = wake.unbounded_send(());
+        })
+        .detach();
+    }
+}

@@ -1,0 +1,150 @@
+//! Keys of a replica's tree. The first byte is the keyspace:
+//!
+//! | byte | key | value |
+//! |---|---|---|
+//! | `d` | user key | current version |
+//! | `h` | escaped user key, inverted revision | an older version, or a deletion |
+//! | `g` | revision at which it was superseded, the `h` key | nothing: what may be forgotten when |
+//! | `i` | idempotency key | fingerprint, time, first outcome |
+//! | `e` | time, idempotency key | nothing: what expires when |
+//! | `o` | session | its node, low-water mark, last use |
+//! | `r` | session, request number | outcome |
+//! | `s` | name | the replica's own records |
+//!
+//! Escaping keeps the order of user keys and makes them prefix-free: 0x00 becomes 0x00 0xFF, the end is 0x00 0x01.
+
+use mareedb_ipc::wire::{RandomId, Revision};
+
+/// The applied position, membership, clock, counters.
+pub(super) const SYSTEM: &[u8] = b"s-state";
+
+pub(super) fn current(key: &[u8]) -> Vec<u8> {
+    prefixed(b'd', key)
+}
+
+fn prefixed(space: u8, rest: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1 + rest.len());
+    out.push(space);
+    out.extend_from_slice(rest);
+    out
+}
+
+fn escaped(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + 12);
+    out.push(b'h');
+    for byte in key {
+        out.push(*byte);
+        if *byte == 0 {
+            out.push(0xff);
+        }
+    }
+    out
+}
+
+/// First history key of a user key: its newest older version.
+pub(super) fn history_of(key: &[u8]) -> Vec<u8> {
+    let mut out = escaped(key);
+    out.extend_from_slice(&[0, 1]);
+    out
+}
+
+/// History key of a version.
+pub(super) fn history(key: &[u8], revision: Revision) -> Vec<u8> {
+    let mut out = history_of(key);
+    out.extend_from_slice(&(!revision.0).to_be_bytes());
+    out
+}
+
+/// Lower bound in the history of everything at or after a user key.
+pub(super) fn history_from(key: &[u8]) -> Vec<u8> {
+    escaped(key)
+}
+
+/// The user key and revision of a history key; `None` if it is none.
+pub(super) fn parse_history(bytes: &[u8]) -> Option<(Vec<u8>, Revision)> {
+    let (body, revision) = bytes.strip_prefix(b"h")?.split_last_chunk::<8>()?;
+    let mut body = body.strip_suffix(&[0, 1])?.iter();
+    let mut key = Vec::with_capacity(bytes.len());
+    while let Some(byte) = body.next() {
+        key.push(*byte);
+        if *byte == 0 && body.next() != Some(&0xff) {
+            return None;
+        }
+    }
+    Some((key, Revision(!u64::from_be_bytes(*revision))))
+}
+
+pub(super) fn garbage(superseded: Revision, history: &[u8]) -> Vec<u8> {
+    let mut out = prefixed(b'g', &superseded.0.to_be_bytes());
+    out.extend_from_slice(history);
+    out
+}
+
+/// When a version was superseded, and its history key.
+pub(super) fn parse_garbage(bytes: &[u8]) -> Option<(Revision, &[u8])> {
+    let (revision, history) = bytes.strip_prefix(b"g")?.split_first_chunk::<8>()?;
+    Some((Revision(u64::from_be_bytes(*revision)), history))
+}
+
+pub(super) fn idempotency(key: &str) -> Vec<u8> {
+    prefixed(b'i', key.as_bytes())
+}
+
+pub(super) fn expiry(at: Revision, key: &str) -> Vec<u8> {
+    let mut out = prefixed(b'e', &at.0.to_be_bytes());
+    out.extend_from_slice(key.as_bytes());
+    out
+}
+
+pub(super) fn parse_expiry(bytes: &[u8]) -> Option<(Revision, &str)> {
+    let (revision, key) = bytes.strip_prefix(b"e")?.split_first_chunk::<8>()?;
+    Some((
+        Revision(u64::from_be_bytes(*revision)),
+        std::str::from_utf8(key).ok()?,
+    ))
+}
+
+pub(super) fn session(session: RandomId) -> Vec<u8> {
+    prefixed(b'o', &session.0.to_be_bytes())
+}
+
+pub(super) fn parse_session(bytes: &[u8]) -> Option<RandomId> {
+    let bytes = bytes.strip_prefix(b"o")?;
+    Some(RandomId(u128::from_be_bytes(bytes.try_into().ok()?)))
+}
+
+pub(super) fn result(session: RandomId, sequence: u64) -> Vec<u8> {
+    let mut out = prefixed(b'r', &session.0.to_be_bytes());
+    out.extend_from_slice(&sequence.to_be_bytes());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn history_keeps_the_order_of_keys_and_comes_back(
+            a in prop::collection::vec(0u8..3, 0..6), b in prop::collection::vec(0u8..3, 0..6), x: u64, y: u64,
+        ) {
+            let (ha, hb) = (history(&a, Revision(x)), history(&b, Revision(y)));
+            let expected = a.cmp(&b).then(y.cmp(&x));
+            prop_assert_eq!(ha.cmp(&hb), expected);
+            prop_assert_eq!(parse_history(&ha), Some((a.clone(), Revision(x))));
+            prop_assert!(history_from(&a) <= ha);
+            if b < a {
+                prop_assert!(hb < history_from(&a));
+            }
+        }
+
+        #[test]
+        fn hostile_keys_are_none(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let _ = parse_history(&bytes);
+            let _ = parse_garbage(&bytes);
+            let _ = parse_expiry(&bytes);
+            let _ = parse_session(&bytes);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Which tree belongs to which replica: one small file, replaced as a whole.
+//!
+//! Format: magic `MAREEMAN`, version u32, length u32, CRC-32C u32 (all little-endian), then the postcard of [`Manifest`].
+
+use super::StoreError;
+use mareedb_ipc::wire::storage::KeyRange;
+use mareedb_ipc::wire::{GroupId, ReplicaId, decode, encode};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+const MAGIC: &[u8; 8] = b"MAREEMAN";
+const VERSION: u32 = 1;
+const HEADER_BYTES: usize = 20;
+
+/// The file's content.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    pub(super) replicas: Vec<Listed>,
+    /// Number of the next tree; numbers are never reused.
+    pub(super) next_tree: u64,
+}
+
+/// A replica and its tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Listed {
+    pub(super) group: GroupId,
+    pub(super) replica: ReplicaId,
+    pub(super) range: KeyRange,
+    pub(super) tree: u64,
+}
+
+impl Manifest {
+    /// Reads it; a missing file is an empty manifest.
+    pub(super) fn load(dir: &Path) -> Result<Manifest, StoreError> {
+        let path = dir.join("manifest");
+        match std::fs::read(&path) {
+            Ok(bytes) => Self::parse(&bytes).ok_or_else(|| {
+                StoreError::Damaged(format!(
+                    "{} is no manifest of version {VERSION}",
+                    path.display()
+                ))
+            }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Manifest::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Manifest> {
+        let (head, body) = bytes.split_at_checked(HEADER_BYTES)?;
+        let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
+        let valid = &head[..8] == MAGIC
+            && word(8) == VERSION
+            && word(12) as usize == body.len()
+            && word(16) == crc32c::crc32c(body);
+        valid.then(|| decode(body).ok())?
+    }
+
+    /// Replaces it durably.
+    pub(super) fn store(&self, dir: &Path) -> Result<(), StoreError> {
+        let body = encode(self);
+        let len = u32::try_from(body.len())
+            .map_err(|_| StoreError::Damaged("manifest too large".into()))?;
+        let new = dir.join("manifest.new");
+        let mut file = File::create(&new)?;
+        file.write_all(MAGIC)?;
+        for word in [VERSION, len, crc32c::crc32c(&body)] {
+            file.write_all(&word.to_le_bytes())?;
+        }
+        file.write_all(&body)?;
+        file.sync_all()?;
+        std::fs::rename(&new, dir.join("manifest"))?;
+        File::open(dir)?.sync_all()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn it_comes_back_and_every_flipped_bit_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = Manifest {
+            replicas: vec![Listed {
+                group: GroupId(1),
+                replica: ReplicaId(9),
+                range: KeyRange::whole(),
+                tree: 3,
+            }],
+            next_tree: 4,
+        };
+        assert_eq!(Manifest::load(dir.path()).unwrap(), Manifest::default());
+        manifest.store(dir.path()).unwrap();
+        assert_eq!(Manifest::load(dir.path()).unwrap(), manifest);
+        let bytes = std::fs::read(dir.path().join("manifest")).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Manifest::parse(&bad), None, "bit {bit}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_files_are_none(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert_eq!(Manifest::parse(&bytes), None);
+        }
+    }
+}

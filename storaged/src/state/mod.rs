@@ -1,0 +1,478 @@
+//! The state machine store: MVCC over one ordered tree a replica, with sessions, so that each command takes effect once.
+//!
+//! Invariants (docs/formats/state.md): SM-1 readers see whole batches; SM-2 a listed tree is there or it is damage; SM-3
+//! entries are applied in order; DET-1 the digest depends on the applied entries alone; ONCE-1.
+//! Non-goals: no clock and no randomness here beyond the names of directories; durability of what is not flushed is the
+//! raft log's.
+
+mod apply;
+mod batch;
+mod install;
+mod keys;
+mod manifest;
+mod query;
+mod records;
+mod replica;
+mod tree;
+
+pub use apply::Rules;
+
+use bytes::Bytes;
+use install::{Opened, Receiving};
+use lsm_tree::Cache;
+use manifest::{Listed, Manifest};
+use mareedb_config::Limits;
+use mareedb_ipc::wire::read::{ReadError, ReadRequest, ReadResponse};
+use mareedb_ipc::wire::storage::{KeyRange, LogEntry, SnapshotChunk, SnapshotMeta};
+use mareedb_ipc::wire::{GroupId, RandomId, ReplicaId};
+use parking_lot::{Condvar, Mutex, RwLock};
+use replica::Replica;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tree::Tree;
+
+/// Why the store did not do something.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk failed.
+    #[error("disk: {0}")]
+    Io(#[from] io::Error),
+    /// The engine failed.
+    #[error("tree: {0}")]
+    Tree(#[from] lsm_tree::Error),
+    /// Files hold what was never written.
+    #[error("damaged: {0}")]
+    Damaged(String),
+    /// The group has no replica here.
+    #[error("{0} has no replica here")]
+    NoReplica(GroupId),
+    /// Entries do not follow what is applied.
+    #[error("{group}: entry {found} came, entry {expected} is due")]
+    Hole {
+        /// The group.
+        group: GroupId,
+        /// The next index.
+        expected: u64,
+        /// What came.
+        found: u64,
+    },
+    /// Something that cannot be done, with the reason.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What a store is opened with.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Bytes of the block cache, for all trees.
+    pub cache_bytes: u64,
+    /// Applied bytes that may be missing in tree files.
+    pub unflushed_bytes_max: u64,
+    /// How long older versions are kept, in logged time.
+    pub history_ms: u64,
+    /// Bytes of data beyond which growth is refused; 0: no quota.
+    pub quota_bytes: u64,
+    /// Limits of requests.
+    pub limits: Limits,
+}
+
+impl StoreOptions {
+    pub(crate) fn rules(&self) -> Rules {
+        Rules {
+            quota_bytes: self.quota_bytes,
+            idempotency_keys_max: self.limits.idempotency_keys_max,
+            idempotency_ttl_ms: self.limits.idempotency_ttl_ms,
+            session_ttl_ms: self.limits.session_ttl_ms,
+        }
+    }
+}
+
+/// All state machines of a node. Cloning it gives another handle.
+#[derive(Clone)]
+pub struct Store(Arc<Shared>);
+
+struct Shared {
+    options: StoreOptions,
+    cache: Arc<Cache>,
+    manifest: Mutex<Manifest>,
+    replicas: RwLock<BTreeMap<GroupId, Arc<Replica>>>,
+    opened: Mutex<HashMap<RandomId, Arc<Opened>>>,
+    receiving: Mutex<HashMap<RandomId, Receiving>>,
+    applied: (Mutex<()>, Condvar),
+    listeners: RwLock<Vec<Listener>>,
+}
+
+/// Told after each batch: the group and its applied index.
+pub type Listener = Arc<dyn Fn(GroupId, u64) + Send + Sync>;
+
+fn tree_dir(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("tree-{number}"))
+}
+
+impl Store {
+    /// Opens the store, or makes an empty one. Directories that the manifest does not name are removed.
+    ///
+    /// # Errors
+    /// Damage (SM-2), or the disk.
+    pub fn open(options: StoreOptions) -> Result<Store, StoreError> {
+        std::fs::create_dir_all(&options.dir)?;
+        let manifest = Manifest::load(&options.dir)?;
+        let cache = Arc::new(Cache::with_capacity_bytes(options.cache_bytes));
+        let mut replicas = BTreeMap::new();
+        for listed in &manifest.replicas {
+            let tree = Tree::open(&tree_dir(&options.dir, listed.tree), cache.clone())?;
+            let replica = Replica::new(
+                listed.group,
+                listed.replica,
+                listed.range.clone(),
+                listed.tree,
+                tree,
+                &options,
+            )?;
+            replicas.insert(listed.group, Arc::new(replica));
+        }
+        for entry in std::fs::read_dir(&options.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let number = name
+                .to_str()
+                .and_then(|name| name.strip_prefix("tree-"))
+                .and_then(|number| number.parse::<u64>().ok());
+            if let Some(number) = number
+                && !manifest.replicas.iter().any(|listed| listed.tree == number)
+            {
+                std::fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(Store(Arc::new(Shared {
+            options,
+            cache,
+            manifest: Mutex::new(manifest),
+            replicas: RwLock::new(replicas),
+            opened: Mutex::default(),
+            receiving: Mutex::default(),
+            applied: (Mutex::new(()), Condvar::new()),
+            listeners: RwLock::default(),
+        })))
+    }
+
+    fn replica(&self, group: GroupId) -> Result<Arc<Replica>, StoreError> {
+        self.0
+            .replicas
+            .read()
+            .get(&group)
+            .cloned()
+            .ok_or(StoreError::NoReplica(group))
+    }
+
+    /// Makes an empty replica, durably; making it again changes nothing.
+    ///
+    /// # Errors
+    /// The group has another replica here (RAFT-5), or the disk.
+    pub fn create_replica(
+        &self,
+        group: GroupId,
+        id: ReplicaId,
+        range: KeyRange,
+    ) -> Result<(), StoreError> {
+        let mut manifest = self.0.manifest.lock();
+        if let Some(listed) = manifest
+            .replicas
+            .iter()
+            .find(|listed| listed.group == group)
+        {
+            return if listed.replica == id {
+                Ok(())
+            } else {
+                Err(StoreError::Refused(format!(
+                    "RAFT-5: {group} is replica {} here, not {id}",
+                    listed.replica
+                )))
+            };
+        }
+        let number = manifest.next_tree;
+        let mut next = manifest.clone();
+        next.next_tree += 1;
+        next.replicas.push(Listed {
+            group,
+            replica: id,
+            range: range.clone(),
+            tree: number,
+        });
+        let tree = Tree::create(&tree_dir(&self.0.options.dir, number), self.0.cache.clone())?;
+        next.store(&self.0.options.dir)?;
+        *manifest = next;
+        let replica = Replica::new(group, id, range, number, tree, &self.0.options)?;
+        self.0.replicas.write().insert(group, Arc::new(replica));
+        Ok(())
+    }
+
+    /// All replicas.
+    pub fn replicas(&self) -> Vec<(GroupId, ReplicaId, KeyRange)> {
+        self.0
+            .replicas
+            .read()
+            .values()
+            .map(|replica| (replica.group, replica.id, replica.range.clone()))
+            .collect()
+    }
+
+    /// What is applied.
+    pub fn applied(&self, group: GroupId) -> Option<SnapshotMeta> {
+        Some(self.replica(group).ok()?.applied())
+    }
+
+    /// What of it is in tree files.
+    pub fn persisted(&self, group: GroupId) -> Option<SnapshotMeta> {
+        Some(self.replica(group).ok()?.persisted())
+    }
+
+    /// Applies entries, which follow what is applied without a hole; those at or below change nothing. Gives the outcomes
+    /// of commands from index `results_from` on.
+    ///
+    /// # Errors
+    /// A hole, damage, or the disk; then nothing changed.
+    pub fn apply(
+        &self,
+        group: GroupId,
+        entries: &[LogEntry],
+        results_from: u64,
+    ) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        let replica = self.replica(group)?;
+        let outcomes = replica.apply(entries, results_from)?;
+        let index = replica.applied().last_applied.map_or(0, |at| at.index);
+        drop(self.0.applied.0.lock());
+        self.0.applied.1.notify_all();
+        for listener in self.0.listeners.read().iter() {
+            listener(group, index);
+        }
+        Ok(outcomes)
+    }
+
+    /// Calls `listener` after each batch.
+    pub fn on_applied(&self, listener: Listener) {
+        self.0.listeners.write().push(listener);
+    }
+
+    /// Waits until `index` is applied. `false`: the time was over first.
+    pub fn wait_applied(&self, group: GroupId, index: u64, timeout: Duration) -> bool {
+        let end = Instant::now() + timeout;
+        let mut guard = self.0.applied.0.lock();
+        loop {
+            let applied = self.applied(group).and_then(|meta| meta.last_applied);
+            if applied.is_some_and(|at| at.index >= index) {
+                return true;
+            }
+            if self.0.applied.1.wait_until(&mut guard, end).timed_out() {
+                return false;
+            }
+        }
+    }
+
+    /// Applied bytes that are not in tree files.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.0
+            .replicas
+            .read()
+            .values()
+            .map(|replica| replica.unflushed())
+            .sum()
+    }
+
+    /// Persists what is applied now, and says what that is. Blocks for the disk.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn flush(&self, group: GroupId) -> Result<SnapshotMeta, StoreError> {
+        self.replica(group)?.flush()
+    }
+
+    /// Flushes what has grown beyond its share, forgets old versions, merges files. Blocks for the disk.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn maintain(&self) -> Result<(), StoreError> {
+        let replicas: Vec<Arc<Replica>> = self.0.replicas.read().values().cloned().collect();
+        for replica in replicas {
+            if replica.unflushed() > self.0.options.unflushed_bytes_max {
+                replica.flush()?;
+            }
+            replica.maintain()?;
+        }
+        Ok(())
+    }
+
+    /// Pins the present for a snapshot.
+    ///
+    /// # Errors
+    /// No such replica.
+    pub fn open_snapshot(&self, group: GroupId) -> Result<(RandomId, SnapshotMeta), StoreError> {
+        let (pin, meta) = self.replica(group)?.pin();
+        let id = RandomId::draw();
+        self.0.opened.lock().insert(id, Arc::new(Opened { pin }));
+        Ok((id, meta))
+    }
+
+    /// The chunk at `cursor`; empty: the first.
+    ///
+    /// # Errors
+    /// It is not open, or the disk.
+    pub fn read_snapshot(
+        &self,
+        id: RandomId,
+        cursor: &[u8],
+        max_bytes: u32,
+    ) -> Result<SnapshotChunk, StoreError> {
+        let opened = self
+            .0
+            .opened
+            .lock()
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| StoreError::Refused(format!("snapshot {id} is not open")))?;
+        let (pairs, next) = replica::chunk(&opened.pin, cursor, max_bytes as usize)?;
+        Ok(SnapshotChunk {
+            entries: pairs
+                .into_iter()
+                .map(|(key, value)| (key.into(), value.into()))
+                .collect(),
+            next: next.map(Bytes::from),
+        })
+    }
+
+    /// Releases a snapshot.
+    pub fn close_snapshot(&self, id: RandomId) {
+        self.0.opened.lock().remove(&id);
+    }
+
+    /// Begins to receive a snapshot; one of the same id begins anew.
+    ///
+    /// # Errors
+    /// No such replica, or the disk.
+    pub fn begin_install(&self, group: GroupId, install: RandomId) -> Result<(), StoreError> {
+        self.replica(group)?;
+        self.abort_install(install);
+        let number = {
+            let mut manifest = self.0.manifest.lock();
+            let mut next = manifest.clone();
+            let number = next.next_tree;
+            next.next_tree += 1;
+            next.store(&self.0.options.dir)?;
+            *manifest = next;
+            number
+        };
+        let tree = Tree::create(&tree_dir(&self.0.options.dir, number), self.0.cache.clone())?;
+        self.0
+            .receiving
+            .lock()
+            .insert(install, Receiving::new(group, number, tree));
+        Ok(())
+    }
+
+    /// Takes a chunk, in order; a repeated one changes nothing.
+    ///
+    /// # Errors
+    /// It was not begun, a gap, or the disk.
+    pub fn install_chunk(
+        &self,
+        install: RandomId,
+        number: u64,
+        chunk: &SnapshotChunk,
+    ) -> Result<(), StoreError> {
+        let mut receiving = self.0.receiving.lock();
+        receiving
+            .get_mut(&install)
+            .ok_or_else(|| StoreError::Refused(format!("transfer {install} was not begun")))?
+            .take(number, chunk)
+    }
+
+    /// Makes the received state the replica's. Durable when it returns. Repeating it after success changes nothing.
+    ///
+    /// # Errors
+    /// It was not begun, is not what `meta` says, or the disk; then nothing changed.
+    pub fn finish_install(
+        &self,
+        group: GroupId,
+        install: RandomId,
+        meta: &SnapshotMeta,
+    ) -> Result<SnapshotMeta, StoreError> {
+        let old = self.replica(group)?;
+        let Some(received) = self.0.receiving.lock().remove(&install) else {
+            // The answer to the first call may have been lost.
+            let applied = old.applied();
+            return if applied.last_applied >= meta.last_applied {
+                Ok(applied)
+            } else {
+                Err(StoreError::Refused(format!(
+                    "transfer {install} was not begun"
+                )))
+            };
+        };
+        if received.group != group {
+            return Err(StoreError::Refused(format!(
+                "transfer {install} is for {}",
+                received.group
+            )));
+        }
+        received.complete(meta)?;
+        let mut manifest = self.0.manifest.lock();
+        let mut next = manifest.clone();
+        for listed in &mut next.replicas {
+            if listed.group == group {
+                listed.tree = received.tree_number;
+            }
+        }
+        let replica = Replica::new(
+            group,
+            old.id,
+            old.range.clone(),
+            received.tree_number,
+            received.tree,
+            &self.0.options,
+        )?;
+        next.store(&self.0.options.dir)?;
+        *manifest = next;
+        self.0.replicas.write().insert(group, Arc::new(replica));
+        old.abandon();
+        tracing::info!(%group, tree = received.tree_number, before = old.tree_number, "snapshot installed");
+        Ok(meta.clone())
+    }
+
+    /// Drops a started transfer.
+    pub fn abort_install(&self, install: RandomId) {
+        if let Some(received) = self.0.receiving.lock().remove(&install) {
+            received.tree.abandon();
+        }
+    }
+
+    /// Reads; never waits: an index that is not applied yet is [`ReadError::NotApplied`].
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub fn read(&self, request: &ReadRequest) -> Result<ReadResponse, ReadError> {
+        match self.replica(request.group) {
+            Ok(replica) => replica.read(request),
+            Err(_) => Err(ReadError::NoReplica(request.group)),
+        }
+    }
+
+    /// The applied index and the digest of everything that replicas must agree on.
+    pub fn digest(&self, group: GroupId) -> Option<(u64, String)> {
+        Some(self.replica(group).ok()?.digest())
+    }
+
+    /// Bytes of all trees on disk.
+    pub fn data_bytes(&self) -> u64 {
+        self.0
+            .replicas
+            .read()
+            .values()
+            .map(|replica| replica.disk_bytes())
+            .sum()
+    }
+}

@@ -1,5 +1,6 @@
 //! Log output on stderr: who speaks (daemon and pid) stands in every line, the level can be changed while it runs.
 
+use crate::output::Output;
 use mareedb_config::Log;
 use std::fmt;
 use std::io::IsTerminal;
@@ -42,7 +43,7 @@ pub fn install(name: &'static str, settings: &Log, text: &str) -> Result<Level, 
     let json = settings.format == "json";
     let pid = std::process::id();
     let output = layer()
-        .with_writer(std::io::stderr)
+        .with_writer(Output::stderr().map_err(|error| error.to_string())?)
         .with_ansi(!json && std::io::stderr().is_terminal());
     let output: Box<dyn Layer<_> + Send + Sync> = if json {
         Box::new(

@@ -6,6 +6,7 @@
 mod daemon;
 mod logging;
 mod node;
+mod output;
 mod settings;
 
 use mareedb_ipc::Inheritance;

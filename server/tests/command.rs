@@ -79,6 +79,32 @@ fn a_missing_file_is_named() {
     assert!(text.contains("/nonexistent/maree-db.toml"), "{text}");
 }
 
+/// A refused start says what, where, why and the way out, in each format and even without a log.
+#[test]
+fn a_refused_start_explains_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("data");
+    std::fs::write(&file, b"in the way").unwrap();
+    for log in ["format = \"text\"", "format = \"json\"", "level = \"off\""] {
+        let path = dir.path().join("maree-db.toml");
+        let text =
+            format!("[server]\ndata_dir = {file:?}\nlisten_addr = \"127.0.0.1\"\n[log]\n{log}\n");
+        std::fs::write(&path, text).unwrap();
+        let output = server(&["--config", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), code(ExitCode::CannotCreate));
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        for part in [file.to_str().unwrap(), "not a directory", "What to do:"] {
+            assert!(text.contains(part), "{log}: {part}: {text}");
+        }
+        if log.contains("json") {
+            let last = text.lines().last().unwrap();
+            let object: serde_json::Value = serde_json::from_str(last).expect("a JSON object");
+            assert_eq!(object["daemon"], "supervisor");
+            assert!(object["pid"].is_u64());
+        }
+    }
+}
+
 /// An inheritance that is not from a supervisor does not make a daemon.
 #[test]
 fn a_forged_inheritance_is_refused() {

@@ -29,6 +29,7 @@ use mareedb_config::Config;
 use mareedb_ipc::wire::RandomId;
 use mareedb_ipc::{ExitCode, NodeMemory, RingSizes, Topology};
 use node::{Holdings, Node};
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -80,6 +81,10 @@ pub fn run(config: Config, options: Options) -> ExitCode {
         }
         Err(StartError::Fault(fault)) => {
             tracing::error!(code = fault.code.code(), "{fault}");
+            if !tracing::enabled!(tracing::Level::ERROR) {
+                // A refused start is said even to those who want no log.
+                let _ = writeln!(std::io::stderr(), "maree-db-server: {fault}");
+            }
             fault.code
         }
     }

@@ -8,7 +8,7 @@ use mareedb_config::Config;
 use mareedb_ipc::{BoardWriter, Cell, ExitCode, Gauge, InheritError, Inheritance, Role};
 use mareedb_supervisor::level::SharedLevel;
 use nix::sys::prctl;
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal};
 use std::ffi::CString;
 use std::io::Write;
 use std::panic::PanicHookInfo;
@@ -56,7 +56,8 @@ pub fn run() -> ExitCode {
 fn dispatch(role: Role, inheritance: Inheritance) -> ExitCode {
     match role {
         Role::Consensus => mareedb_consensusd::run(inheritance),
-        Role::Storage | Role::Gateway | Role::Supervisor => {
+        Role::Storage => mareedb_storaged::run(inheritance),
+        Role::Gateway | Role::Supervisor => {
             let words = format!("{role} is not part of this build");
             inheritance.board().put(Cell::LastWords, &words);
             complain(ExitCode::Failed, &words)
@@ -89,10 +90,16 @@ fn start_log(role: Role, inheritance: &Inheritance) -> Result<(), String> {
         .unwrap_or_else(|| config.log.level.clone());
     let level = logging::install(role.name(), &config.log, &text)?;
     if let Some(shared) = shared {
-        std::thread::Builder::new()
+        // The thread takes no signal but SIGHUP: a daemon that reads SIGTERM from a descriptor blocks it in its own threads only, and one
+        // thread that does not would be where the kernel delivers it. A thread has its creator's mask from its first instruction on.
+        let mask = SigSet::all()
+            .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+            .map_err(|errno| errno.to_string())?;
+        let thread = std::thread::Builder::new()
             .name("log-level".to_owned())
-            .spawn(move || follow(&shared, &level))
-            .map_err(|error| error.to_string())?;
+            .spawn(move || follow(&shared, &level));
+        mask.thread_set_mask().map_err(|errno| errno.to_string())?;
+        thread.map_err(|error| error.to_string())?;
     }
     Ok(())
 }

@@ -30,9 +30,18 @@ impl Level {
     }
 }
 
+/// Libraries that say at `info` what only their authors want to know; a filter that names one decides about it.
+const QUIET: [&str; 1] = ["openraft"];
+
 /// Parses a level or filter.
 pub fn filter(text: &str) -> Result<EnvFilter, String> {
-    EnvFilter::builder().parse(text).map_err(|error| {
+    let mut full = text.to_owned();
+    for library in QUIET {
+        if !text.contains(library) {
+            full = format!("{full},{library}=warn");
+        }
+    }
+    EnvFilter::builder().parse(full).map_err(|error| {
         format!("{text:?} is no filter such as info or info,mareedb_consensusd=debug: {error}")
     })
 }
@@ -118,6 +127,10 @@ mod tests {
         for good in ["info", "warn,mareedb_storaged=debug", "off"] {
             filter(good).unwrap();
         }
+        let shown = filter("info").unwrap().to_string();
+        assert!(shown.contains("openraft=warn"), "{shown}");
+        let named = filter("info,openraft=debug").unwrap().to_string();
+        assert!(!named.contains("openraft=warn"), "{named}");
         assert!(filter("loud=very").unwrap_err().contains("loud=very"));
     }
 }

@@ -112,9 +112,10 @@ fn follow(shared: &SharedLevel, level: &Level) {
         let outcome = shared
             .get()
             .map_err(|error| error.to_string())
-            .and_then(|text| level.set(&text));
-        if let Err(error) = outcome {
-            tracing::error!("the log level stays: {error}");
+            .and_then(|text| level.set(&text).map(|()| text));
+        match outcome {
+            Ok(text) => tracing::info!("log.level is {text:?}"),
+            Err(error) => tracing::error!("the log level stays: {error}"),
         }
     }
 }

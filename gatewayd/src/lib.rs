@@ -1,1 +1,218 @@
-//! placeholder
+//! The gateway daemon: every byte from and to the network.
+//!
+//! Deliberately absent: the data directory. What must survive this process is with the client (an idempotency key), in the
+//! state machine (sessions), or with consensusd.
+
+pub mod core;
+pub mod grpc;
+pub mod kv;
+pub mod links;
+pub mod metrics;
+pub mod outbox;
+pub mod peer;
+pub mod rest;
+pub mod serve;
+pub mod session;
+pub mod status;
+
+use crate::core::Core;
+use links::{Calls, Lanes, Pump, outbox};
+use mareedb_config::Config;
+use mareedb_ipc::{
+    Bell, BoardWriter, Cell, CorruptLink, ExitCode, Gauge, Inheritance, Lane, RingError, Role,
+    Waiter,
+};
+use outbox::Wake;
+use peer::Peers;
+use serve::{Doors, serve};
+use session::Session;
+use status::Boards;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// The main loop turns at least so often; it also is how often it beats.
+const TICK: Duration = Duration::from_millis(40);
+
+/// Runs gatewayd until it is told to stop.
+pub fn run(inheritance: Inheritance) -> ExitCode {
+    let board = inheritance.board();
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return last_words(&board, ExitCode::Failed, &error.to_string()),
+    };
+    match runtime.block_on(live(inheritance)) {
+        Ok(()) => ExitCode::Done,
+        Err(Ended::Ring(RingError::Corrupt { link, blame, what })) => {
+            let why = format!("link {link}: {what}");
+            board.put(Cell::CorruptLink, &CorruptLink { link, blame, what });
+            last_words(&board, ExitCode::LinkCorrupt, &why)
+        }
+        Err(Ended::Ring(error)) => last_words(&board, ExitCode::Internal, &error.to_string()),
+        Err(Ended::Other(exit, why)) => last_words(&board, exit, &why),
+    }
+}
+
+fn last_words(board: &BoardWriter, exit: ExitCode, why: &str) -> ExitCode {
+    tracing::error!("{why}");
+    board.put(Cell::LastWords, &why.to_owned());
+    exit
+}
+
+enum Ended {
+    Ring(RingError),
+    Other(ExitCode, String),
+}
+impl From<RingError> for Ended {
+    fn from(error: RingError) -> Self {
+        Ended::Ring(error)
+    }
+}
+
+fn failed(exit: ExitCode, error: &dyn std::fmt::Display) -> Ended {
+    Ended::Other(exit, error.to_string())
+}
+
+fn listener(fd: OwnedFd) -> Result<TcpListener, Ended> {
+    let listener = std::net::TcpListener::from(fd);
+    listener
+        .set_nonblocking(true)
+        .and_then(|()| TcpListener::from_std(listener))
+        .map_err(|error| failed(ExitCode::Failed, &error))
+}
+
+async fn live(mut inheritance: Inheritance) -> Result<(), Ended> {
+    let config: Config = serde_json::from_str(inheritance.config_json())
+        .map_err(|error| failed(ExitCode::Config, &error))?;
+    let listeners = inheritance.listeners().ok_or_else(|| {
+        Ended::Other(
+            ExitCode::Internal,
+            "no listening sockets were inherited".into(),
+        )
+    })?;
+    let (rest, grpc) = (listener(listeners.rest)?, listener(listeners.grpc)?);
+    let wake = Arc::new(Wake::default());
+    let (client, peer, bulk) = (
+        outbox(&wake, config.ipc.client_ring_bytes),
+        outbox(&wake, config.ipc.peer_ring_bytes),
+        outbox(&wake, config.ipc.bulk_ring_bytes),
+    );
+    let mut lanes = Vec::new();
+    let mut readers = Vec::new();
+    for number in 0..inheritance.topology().readers {
+        let lane = Lane::Read(number);
+        lanes.push((
+            inheritance.sender(Role::Storage, lane),
+            inheritance.receiver(Role::Storage, lane),
+        ));
+        readers.push(outbox(&wake, config.ipc.read_ring_bytes));
+    }
+    let calls = Calls::new(client.clone(), readers.clone());
+    let peers = Peers::new(inheritance.start(), peer.clone(), bulk.clone());
+    let core = Core::new(calls.clone(), peers.clone(), Session::new(), config);
+    let boards = Arc::new(Boards {
+        supervisor: inheritance.peer_board(Role::Supervisor),
+        storage: inheritance.peer_board(Role::Storage),
+    });
+    let pump = Pump {
+        lanes: Lanes {
+            to_client: inheritance.sender(Role::Consensus, Lane::Client),
+            from_client: inheritance.receiver(Role::Consensus, Lane::Client),
+            to_peer: inheritance.sender(Role::Consensus, Lane::Peer),
+            from_peer: inheritance.receiver(Role::Consensus, Lane::Peer),
+            to_bulk: inheritance.sender(Role::Consensus, Lane::Bulk),
+            from_bulk: inheritance.receiver(Role::Consensus, Lane::Bulk),
+            readers: lanes,
+        },
+        calls,
+        peers: peers.clone(),
+        client,
+        peer,
+        bulk,
+        readers,
+    };
+    let (stop, stopping) = watch::channel(false);
+    let doors = Doors {
+        core: core.clone(),
+        peers,
+        stop: stopping,
+    };
+    let rest_router = rest::router(rest::App {
+        core: core.clone(),
+        boards: boards.clone(),
+    });
+    let grpc_router = grpc::routes(&core, &boards).into_axum_router();
+    let serving = tokio::spawn(async move {
+        tokio::join!(
+            serve(doors.clone(), rest, rest_router, false),
+            serve(doors, grpc, grpc_router, true),
+        );
+    });
+    let bell = inheritance.bell(Waiter::Gateway);
+    inheritance.ring_all_bells();
+    turns(
+        pump,
+        bell,
+        &wake,
+        &core,
+        &inheritance.board(),
+        stop,
+        serving,
+    )
+    .await
+}
+
+/// The main loop: moves messages, beats, and ends when all connections have.
+async fn turns(
+    mut pump: Pump,
+    bell: Bell,
+    wake: &Wake,
+    core: &Core,
+    board: &BoardWriter,
+    stop: watch::Sender<bool>,
+    mut serving: tokio::task::JoinHandle<()>,
+) -> Result<(), Ended> {
+    // SAFETY: the bell owns its descriptor and neither replaces nor closes it while `AsyncFd` owns the bell.
+    let bell = unsafe { AsyncFd::register_with_interest(bell, Interest::READABLE) }
+        .map_err(|error| failed(ExitCode::Failed, &error))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|error| failed(ExitCode::Failed, &error))?;
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    pump.hello();
+    loop {
+        board.beat();
+        board.set(Gauge::Requests, core.metrics.total());
+        board.set(Gauge::PeersUp, core.peers().connected() as u64);
+        // Serving status is serving: a node that waits for others must not look dead to systemd.
+        board.set(Gauge::Ready, u64::from(core.view().is_some()));
+        if !pump.turn()? {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        tokio::select! {
+            ready = bell.readable() => {
+                let mut ready = ready.map_err(|error| failed(ExitCode::Failed, &error))?;
+                bell.get_ref().drain();
+                ready.clear_ready();
+            }
+            () = wake.wait() => {}
+            _ = ticks.tick() => {}
+            _ = terminate.recv() => {
+                tracing::info!("stopping: no new connections, what is in flight ends");
+                stop.send_replace(true);
+            }
+            ended = &mut serving => {
+                return ended.map_err(|error| failed(ExitCode::Internal, &error));
+            }
+        }
+    }
+}

@@ -57,7 +57,8 @@ fn dispatch(role: Role, inheritance: Inheritance) -> ExitCode {
     match role {
         Role::Consensus => mareedb_consensusd::run(inheritance),
         Role::Storage => mareedb_storaged::run(inheritance),
-        Role::Gateway | Role::Supervisor => {
+        Role::Gateway => mareedb_gatewayd::run(inheritance),
+        Role::Supervisor => {
             let words = format!("{role} is not part of this build");
             inheritance.board().put(Cell::LastWords, &words);
             complain(ExitCode::Failed, &words)

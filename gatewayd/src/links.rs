@@ -1,0 +1,332 @@
+//! gatewayd's ends of the rings: the pump that moves messages, and the calls that wait for answers across restarts of
+//! their servers.
+
+use crate::outbox::{Outbox, Wake};
+use crate::peer::Peers;
+use bytes::Bytes;
+use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError, FromConsensus, ToConsensus};
+use mareedb_ipc::wire::peer::{PeerIn, PeerOut};
+use mareedb_ipc::wire::read::{ReadCall, ReadError, ReadReply, ReadRequest, ReadResponse};
+use mareedb_ipc::wire::view::ClusterView;
+use mareedb_ipc::wire::{GroupId, encode};
+use mareedb_ipc::{Receiver, RingError, Sender};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+
+/// Messages taken from one ring before others have their turn.
+const BATCH: usize = 256;
+
+/// Calls to consensusd and to the readers.
+pub struct Calls {
+    next: AtomicU64,
+    consensus: Mutex<BTreeMap<u64, Open<ConsensusReply>>>,
+    client: Arc<Outbox>,
+    readers: Vec<Reader>,
+    view: watch::Sender<Option<Arc<ClusterView>>>,
+}
+
+struct Reader {
+    outbox: Arc<Outbox>,
+    open: Mutex<BTreeMap<u64, Open<Result<ReadResponse, ReadError>>>>,
+}
+
+struct Open<T> {
+    message: Vec<u8>,
+    reply: oneshot::Sender<T>,
+}
+
+enum ConsensusReply {
+    Proposed(Result<Bytes, ConsensusError>),
+    Index(Result<u64, ConsensusError>),
+    Admin(Result<String, ConsensusError>),
+}
+
+impl Calls {
+    /// Calls over these outboxes, one a reader.
+    pub fn new(client: Arc<Outbox>, readers: Vec<Arc<Outbox>>) -> Arc<Calls> {
+        Arc::new(Calls {
+            next: AtomicU64::new(1),
+            consensus: Mutex::default(),
+            client,
+            readers: readers
+                .into_iter()
+                .map(|outbox| Reader {
+                    outbox,
+                    open: Mutex::default(),
+                })
+                .collect(),
+            view: watch::Sender::new(None),
+        })
+    }
+
+    /// The cluster as this node's consensusd sees it; `None` until it has told.
+    pub fn view(&self) -> watch::Receiver<Option<Arc<ClusterView>>> {
+        self.view.subscribe()
+    }
+
+    async fn consensus(&self, make: impl FnOnce(u64) -> ToConsensus) -> ConsensusReply {
+        let call = self.next.fetch_add(1, Ordering::Relaxed);
+        let message = make(call);
+        let (reply, answer) = oneshot::channel();
+        self.consensus.lock().insert(
+            call,
+            Open {
+                message: encode(&message),
+                reply,
+            },
+        );
+        let _forget = Forget(|| {
+            self.consensus.lock().remove(&call);
+        });
+        self.client.push(&message);
+        // The other end lives in the table until it is answered or this future is dropped.
+        answer
+            .await
+            .unwrap_or(ConsensusReply::Proposed(Err(ConsensusError::NotReady)))
+    }
+
+    /// Proposes a command on this node. Waits across restarts of consensusd, which is asked again; cancelling it forgets the
+    /// answer, not the proposal.
+    ///
+    /// # Errors
+    /// See [`ConsensusError`].
+    pub async fn propose(&self, group: GroupId, command: Bytes) -> Result<Bytes, ConsensusError> {
+        match self
+            .consensus(|call| ToConsensus::Propose {
+                call,
+                group,
+                command,
+            })
+            .await
+        {
+            ConsensusReply::Proposed(result) => result,
+            _ => Err(ConsensusError::NotReady),
+        }
+    }
+
+    /// A read index of a group that this node leads.
+    ///
+    /// # Errors
+    /// See [`ConsensusError`].
+    pub async fn read_index(&self, group: GroupId) -> Result<u64, ConsensusError> {
+        match self
+            .consensus(|call| ToConsensus::ReadIndex { call, group })
+            .await
+        {
+            ConsensusReply::Index(result) => result,
+            ConsensusReply::Proposed(Err(error)) => Err(error),
+            _ => Err(ConsensusError::NotReady),
+        }
+    }
+
+    /// An administrative request.
+    ///
+    /// # Errors
+    /// See [`ConsensusError`].
+    pub async fn admin(&self, request: AdminRequest) -> Result<String, ConsensusError> {
+        match self
+            .consensus(|call| ToConsensus::Admin { call, request })
+            .await
+        {
+            ConsensusReply::Admin(result) => result,
+            _ => Err(ConsensusError::NotReady),
+        }
+    }
+
+    /// Reads on this node; waits at most `wait` for the asked index.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read(&self, read: ReadRequest, wait: Duration) -> Result<ReadResponse, ReadError> {
+        let call = self.next.fetch_add(1, Ordering::Relaxed);
+        let readers = self.readers.len() as u64;
+        let at = usize::try_from(call % readers).expect("few readers");
+        let reader = &self.readers[at];
+        let message = ReadCall {
+            call,
+            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+            read,
+        };
+        let (reply, answer) = oneshot::channel();
+        reader.open.lock().insert(
+            call,
+            Open {
+                message: encode(&message),
+                reply,
+            },
+        );
+        let _forget = Forget(|| {
+            reader.open.lock().remove(&call);
+        });
+        reader.outbox.push(&message);
+        answer.await.unwrap_or(Err(ReadError::NotApplied))
+    }
+
+    fn told(&self, message: FromConsensus, peers: &Arc<Peers>) {
+        match message {
+            FromConsensus::Hello { epoch } => {
+                tracing::info!(epoch, "consensusd is up");
+                // It has forgotten what it was asked; the state machine makes a repeated command take effect once.
+                for open in self.consensus.lock().values() {
+                    self.client.push_encoded(open.message.clone());
+                }
+            }
+            FromConsensus::Proposed { call, result } => {
+                self.answer(call, ConsensusReply::Proposed(result));
+            }
+            FromConsensus::ReadIndex { call, result } => {
+                self.answer(call, ConsensusReply::Index(result));
+            }
+            FromConsensus::Admin { call, result } => {
+                self.answer(call, ConsensusReply::Admin(result));
+            }
+            FromConsensus::View(view) => {
+                self.view.send_replace(Some(Arc::new(*view)));
+            }
+            FromConsensus::Targets { me, targets } => peers.set_targets(&me, &targets),
+        }
+    }
+
+    fn answer(&self, call: u64, reply: ConsensusReply) {
+        let open = self.consensus.lock().remove(&call);
+        if let Some(open) = open {
+            let _ = open.reply.send(reply);
+        }
+    }
+
+    fn read_reply(&self, at: usize, reply: ReadReply) {
+        let reader = &self.readers[at];
+        match reply {
+            ReadReply::Up { epoch } => {
+                tracing::info!(epoch, reader = at, "a reader is up");
+                for open in reader.open.lock().values() {
+                    reader.outbox.push_encoded(open.message.clone());
+                }
+            }
+            ReadReply::Reply { call, result } => {
+                let open = reader.open.lock().remove(&call);
+                if let Some(open) = open {
+                    let _ = open.reply.send(result);
+                }
+            }
+        }
+    }
+}
+
+struct Forget<F: FnMut()>(F);
+impl<F: FnMut()> Drop for Forget<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// The rings.
+pub struct Lanes {
+    /// To consensusd.
+    pub to_client: Sender,
+    /// From consensusd.
+    pub from_client: Receiver,
+    /// To consensusd, peers.
+    pub to_peer: Sender,
+    /// From consensusd, peers.
+    pub from_peer: Receiver,
+    /// To consensusd, snapshots.
+    pub to_bulk: Sender,
+    /// From consensusd, snapshots.
+    pub from_bulk: Receiver,
+    /// To and from each reader.
+    pub readers: Vec<(Sender, Receiver)>,
+}
+
+/// Moves messages between the rings and everything else.
+pub struct Pump {
+    /// The rings.
+    pub lanes: Lanes,
+    /// Calls.
+    pub calls: Arc<Calls>,
+    /// Peers.
+    pub peers: Arc<Peers>,
+    /// Messages to consensusd.
+    pub client: Arc<Outbox>,
+    /// Frames to consensusd.
+    pub peer: Arc<Outbox>,
+    /// Snapshot frames to consensusd.
+    pub bulk: Arc<Outbox>,
+    /// Messages to the readers.
+    pub readers: Vec<Arc<Outbox>>,
+}
+
+impl Pump {
+    /// Announces this incarnation.
+    pub fn hello(&self) {
+        self.client.push(&ToConsensus::Hello {
+            epoch: self.lanes.to_client.epoch(),
+        });
+    }
+
+    /// One turn. `true`: nothing to do until somebody rings or wakes.
+    ///
+    /// # Errors
+    /// A ring is corrupt.
+    pub fn turn(&mut self) -> Result<bool, RingError> {
+        let mut quiet = true;
+        quiet &= drain(&mut self.lanes.from_peer, |message: PeerOut| {
+            self.peers.send(message, false);
+        })?;
+        quiet &= drain(&mut self.lanes.from_client, |message| {
+            self.calls.told(message, &self.peers);
+        })?;
+        quiet &= drain(&mut self.lanes.from_bulk, |message: PeerOut| {
+            self.peers.send(message, true);
+        })?;
+        for (at, (_, receiver)) in self.lanes.readers.iter_mut().enumerate() {
+            quiet &= drain(receiver, |reply| self.calls.read_reply(at, reply))?;
+        }
+        // Peer traffic goes first.
+        quiet &= self.peer.flush(&mut self.lanes.to_peer)?;
+        quiet &= self.client.flush(&mut self.lanes.to_client)?;
+        quiet &= self.bulk.flush(&mut self.lanes.to_bulk)?;
+        for ((sender, _), outbox) in self.lanes.readers.iter_mut().zip(&self.readers) {
+            quiet &= outbox.flush(sender)?;
+        }
+        quiet &= self.lanes.from_client.arm()?;
+        quiet &= self.lanes.from_peer.arm()?;
+        quiet &= self.lanes.from_bulk.arm()?;
+        for (_, receiver) in &mut self.lanes.readers {
+            quiet &= receiver.arm()?;
+        }
+        Ok(quiet)
+    }
+}
+
+/// Takes what is there. `true`: all of it.
+fn drain<T: serde::de::DeserializeOwned>(
+    receiver: &mut Receiver,
+    mut take: impl FnMut(T),
+) -> Result<bool, RingError> {
+    for _ in 0..BATCH {
+        let Some((message, end)) = receiver.try_recv::<T>()? else {
+            return Ok(true);
+        };
+        receiver.release(end);
+        take(message);
+    }
+    Ok(false)
+}
+
+/// Sends what came from a peer to consensusd.
+pub fn deliver(outbox: &Outbox, message: &PeerIn) {
+    // A frame that finds no room is lost like one on a broken stream: its owner asks again.
+    if outbox.try_push(message).is_err() {
+        tracing::debug!("no room for a frame of a peer");
+    }
+}
+
+/// Outboxes with their common alarm clock.
+pub fn outbox(wake: &Arc<Wake>, bytes: u64) -> Arc<Outbox> {
+    Outbox::new(wake.clone(), usize::try_from(bytes).unwrap_or(usize::MAX))
+}

@@ -1,0 +1,170 @@
+//! Keeps one stream to one target for one purpose.
+
+use super::frame::{Codec, Frame, MAGIC, Purpose};
+use super::{Peers, Queue, objection, reason, weight};
+use futures::{SinkExt, StreamExt};
+use mareedb_ipc::wire::NodeId;
+use mareedb_ipc::wire::peer::{DownReason, PeerHello, PeerIn};
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::timeout;
+use tokio_util::codec::Framed;
+
+/// A connection that is not made by then is given up.
+const CONNECT_LIMIT: Duration = Duration::from_millis(1_000);
+/// So is a hello that is not answered.
+const HELLO_LIMIT: Duration = Duration::from_millis(1_000);
+/// Unacknowledged bytes end a connection after so long: a dead host is noticed.
+const UNACKNOWLEDGED_MS: u32 = 1_500;
+const BACKOFF_MIN: Duration = Duration::from_millis(5);
+const BACKOFF_MAX: Duration = Duration::from_millis(200);
+/// Frames written before the socket is flushed.
+const BATCH: usize = 64;
+
+pub(super) struct Dial {
+    pub(super) peers: Arc<Peers>,
+    pub(super) addr: String,
+    pub(super) node: Option<NodeId>,
+    pub(super) purpose: Purpose,
+    pub(super) queue: Queue,
+}
+
+/// Tells consensusd of the end of the stream, also when the task is aborted.
+struct Up<'a>(&'a Dial);
+impl Drop for Up<'_> {
+    fn drop(&mut self) {
+        // Dropping the table fails the open calls.
+        self.0.queue.up.lock().take();
+        self.0.down(DownReason::Closed);
+    }
+}
+
+impl Dial {
+    fn down(&self, why: DownReason) {
+        if self.purpose != Purpose::Client {
+            let message = PeerIn::Down {
+                addr: self.addr.clone(),
+                why,
+            };
+            self.peers.tell(&message, self.purpose == Purpose::Bulk);
+        }
+    }
+
+    /// Dials for ever.
+    pub(super) async fn run(self, mut waiting: UnboundedReceiver<Frame>) {
+        let mut backoff = BACKOFF_MIN;
+        let mut told = None;
+        loop {
+            match self.connect().await {
+                Ok((stream, hello)) => {
+                    backoff = BACKOFF_MIN;
+                    told = None;
+                    // What waited for the last stream is lost with it.
+                    while waiting.try_recv().is_ok() {}
+                    self.queue.bytes.store(0, Ordering::Relaxed);
+                    *self.queue.up.lock() = Some(HashMap::new());
+                    let up = Up(&self);
+                    if self.purpose != Purpose::Client {
+                        let message = PeerIn::Up {
+                            addr: self.addr.clone(),
+                            peer: Box::new(hello),
+                        };
+                        self.peers.tell(&message, self.purpose == Purpose::Bulk);
+                    }
+                    if let Err(error) = self.talk(stream, &mut waiting).await {
+                        tracing::debug!(addr = self.addr, purpose = ?self.purpose, %error, "stream ended");
+                    }
+                    drop(up);
+                }
+                Err(error) => {
+                    let why = reason(&error);
+                    if told != Some(why) {
+                        told = Some(why);
+                        tracing::debug!(addr = self.addr, purpose = ?self.purpose, %error, "not connected");
+                        self.down(why);
+                    }
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                }
+            }
+        }
+    }
+
+    async fn connect(&self) -> io::Result<(Framed<TcpStream, Codec>, PeerHello)> {
+        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+        let mine = self
+            .peers
+            .hello(self.node)
+            .ok_or_else(|| io::Error::other("no identity yet"))?;
+        let mut stream = timeout(CONNECT_LIMIT, TcpStream::connect(&self.addr))
+            .await
+            .map_err(late)??;
+        stream.set_nodelay(true)?;
+        nix::sys::socket::setsockopt(
+            &stream,
+            nix::sys::socket::sockopt::TcpUserTimeout,
+            &UNACKNOWLEDGED_MS,
+        )?;
+        stream.write_all(MAGIC).await?;
+        let me = mine.identity.clone();
+        let mut framed = Framed::new(stream, Codec);
+        framed
+            .send(Frame::Open(Box::new((self.purpose, mine))))
+            .await?;
+        let answer = timeout(HELLO_LIMIT, framed.next()).await.map_err(late)?;
+        match answer {
+            Some(Ok(Frame::Accept(hello))) => match objection(&me, &hello) {
+                None => Ok((framed, *hello)),
+                Some(why) => Err(io::Error::new(io::ErrorKind::PermissionDenied, why)),
+            },
+            Some(Ok(Frame::Reject(why))) => {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+            }
+            Some(Ok(_)) => Err(io::Error::other("the hello was not answered with one")),
+            Some(Err(error)) => Err(error),
+            None => Err(io::ErrorKind::ConnectionReset.into()),
+        }
+    }
+
+    async fn talk(
+        &self,
+        stream: Framed<TcpStream, Codec>,
+        waiting: &mut UnboundedReceiver<Frame>,
+    ) -> io::Result<()> {
+        let (mut sink, mut source) = stream.split();
+        let write = async {
+            let mut batch = Vec::with_capacity(BATCH);
+            while waiting.recv_many(&mut batch, BATCH).await > 0 {
+                for frame in batch.drain(..) {
+                    self.queue
+                        .bytes
+                        .fetch_sub(weight(&frame), Ordering::Relaxed);
+                    sink.feed(frame).await?;
+                }
+                sink.flush().await?;
+            }
+            Ok(())
+        };
+        let read = async {
+            while let Some(frame) = source.next().await {
+                if let Frame::Reply(number, reply) = frame?
+                    && let Some(open) = self.queue.up.lock().as_mut()
+                    && let Some(waiter) = open.remove(&number)
+                {
+                    let _ = waiter.send(*reply);
+                }
+            }
+            Err(io::Error::from(io::ErrorKind::UnexpectedEof))
+        };
+        tokio::select! {
+            ended = write => ended,
+            ended = read => ended,
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Streams between nodes: each node dials what it has to say; calls are answered on the stream that they came on.
+//!
+//! Peer frames, snapshots and forwarded calls have a connection each, so that client load never delays a heartbeat.
+
+mod accept;
+mod dial;
+pub mod frame;
+
+pub use accept::serve;
+
+use crate::links::deliver;
+use crate::outbox::Outbox;
+use bytes::Bytes;
+use frame::{Call, Frame, Purpose, Reply};
+use mareedb_ipc::wire::gateway::Target;
+use mareedb_ipc::wire::peer::{DownReason, PEER_PROTOCOL, PeerHello, PeerIn, PeerOut};
+use mareedb_ipc::wire::view::NodeIdentity;
+use mareedb_ipc::wire::{NodeId, RandomId};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
+
+/// Bytes that may wait for one stream.
+const WAITING_BYTES_MAX: usize = 32 << 20;
+
+/// All peers.
+pub struct Peers {
+    start: RandomId,
+    peer: Arc<Outbox>,
+    bulk: Arc<Outbox>,
+    inner: Mutex<Inner>,
+    next_call: AtomicU64,
+}
+
+#[derive(Default)]
+struct Inner {
+    me: Option<NodeIdentity>,
+    dialled: BTreeMap<(String, Purpose), Dialled>,
+}
+
+struct Dialled {
+    node: Option<NodeId>,
+    queue: Queue,
+    task: AbortHandle,
+}
+
+type OpenCalls = HashMap<u64, oneshot::Sender<Reply>>;
+
+/// What waits for a stream, and the calls that are open on it.
+#[derive(Clone)]
+pub(crate) struct Queue {
+    frames: mpsc::UnboundedSender<Frame>,
+    bytes: Arc<AtomicUsize>,
+    /// Open calls by number; `None` while the stream is down.
+    up: Arc<Mutex<Option<OpenCalls>>>,
+}
+
+/// The call did not get an answer on this stream; it may have been carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost;
+
+impl Peers {
+    /// No peers yet; frames go to these outboxes.
+    pub fn new(start: RandomId, peer: Arc<Outbox>, bulk: Arc<Outbox>) -> Arc<Peers> {
+        Arc::new(Peers {
+            start,
+            peer,
+            bulk,
+            inner: Mutex::default(),
+            next_call: AtomicU64::new(1),
+        })
+    }
+
+    /// How this node presents itself to whom it believes to be `expected`; `None` before consensusd has said.
+    pub(crate) fn hello(&self, expected: Option<NodeId>) -> Option<PeerHello> {
+        Some(PeerHello {
+            protocol: PEER_PROTOCOL,
+            start: self.start,
+            identity: self.inner.lock().me.clone()?,
+            expected,
+        })
+    }
+
+    /// Keeps streams with these targets, and with no others.
+    pub fn set_targets(self: &Arc<Self>, me: &NodeIdentity, targets: &[Target]) {
+        let mut inner = self.inner.lock();
+        // Another identity (a cluster was formed) is presented by new streams.
+        let redial = inner.me.as_ref() != Some(me);
+        inner.me = Some(me.clone());
+        inner.dialled.retain(|(addr, _), dialled| {
+            let kept = !redial
+                && targets
+                    .iter()
+                    .any(|target| target.addr == *addr && target.node == dialled.node);
+            if !kept {
+                dialled.task.abort();
+            }
+            kept
+        });
+        for target in targets {
+            for purpose in [Purpose::Peer, Purpose::Bulk, Purpose::Client] {
+                let key = (target.addr.clone(), purpose);
+                if inner.dialled.contains_key(&key) {
+                    continue;
+                }
+                let (frames, waiting) = mpsc::unbounded_channel();
+                let queue = Queue {
+                    frames,
+                    bytes: Arc::default(),
+                    up: Arc::default(),
+                };
+                let dial = dial::Dial {
+                    peers: self.clone(),
+                    addr: target.addr.clone(),
+                    node: target.node,
+                    purpose,
+                    queue: queue.clone(),
+                };
+                let task = tokio::spawn(dial.run(waiting)).abort_handle();
+                inner.dialled.insert(
+                    key,
+                    Dialled {
+                        node: target.node,
+                        queue,
+                        task,
+                    },
+                );
+            }
+        }
+    }
+
+    fn queue(&self, addr: &str, purpose: Purpose) -> Option<Queue> {
+        let inner = self.inner.lock();
+        inner
+            .dialled
+            .get(&(addr.to_owned(), purpose))
+            .map(|dialled| dialled.queue.clone())
+    }
+
+    /// Sends a frame of consensusd.
+    pub fn send(&self, message: PeerOut, bulk: bool) {
+        let PeerOut::Frame { addr, frame } = message;
+        let purpose = if bulk { Purpose::Bulk } else { Purpose::Peer };
+        let sent = self
+            .queue(&addr, purpose)
+            .is_some_and(|queue| queue.push(Frame::Peer(frame)));
+        if !sent {
+            self.tell(&PeerIn::Unsent { addr }, bulk);
+        }
+    }
+
+    /// Tells consensusd.
+    pub(crate) fn tell(&self, message: &PeerIn, bulk: bool) {
+        deliver(if bulk { &self.bulk } else { &self.peer }, message);
+    }
+
+    /// Asks the gateway of another node.
+    ///
+    /// # Errors
+    /// The stream is down, or was lost before the answer.
+    pub async fn call(&self, addr: &str, within: Duration, call: Call) -> Result<Reply, Lost> {
+        let queue = self.queue(addr, Purpose::Client).ok_or(Lost)?;
+        let number = self.next_call.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        match queue.up.lock().as_mut() {
+            Some(open) => open.insert(number, reply),
+            None => return Err(Lost),
+        };
+        let ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+        if !queue.push(Frame::Call(number, ms, Box::new(call))) {
+            return Err(Lost);
+        }
+        let answer = answer.await.map_err(|_| Lost);
+        if let Some(open) = queue.up.lock().as_mut() {
+            open.remove(&number);
+        }
+        answer
+    }
+
+    /// Streams that are up, for metrics.
+    pub fn connected(&self) -> usize {
+        let inner = self.inner.lock();
+        inner
+            .dialled
+            .iter()
+            .filter(|((_, purpose), dialled)| {
+                *purpose == Purpose::Peer && dialled.queue.up.lock().is_some()
+            })
+            .count()
+    }
+}
+
+impl Queue {
+    /// Adds a frame; `false`: the stream is down or too much waits.
+    fn push(&self, frame: Frame) -> bool {
+        if self.up.lock().is_none() || self.bytes.load(Ordering::Relaxed) > WAITING_BYTES_MAX {
+            return false;
+        }
+        self.bytes.fetch_add(weight(&frame), Ordering::Relaxed);
+        self.frames.send(frame).is_ok()
+    }
+}
+
+/// Bytes of a frame, about.
+pub(crate) fn weight(frame: &Frame) -> usize {
+    let bytes = |bytes: &Bytes| bytes.len();
+    64 + match frame {
+        Frame::Peer(frame) => bytes(frame),
+        Frame::Call(_, _, call) => match &**call {
+            Call::Propose { command, .. } => bytes(command),
+            _ => 64,
+        },
+        _ => 64,
+    }
+}
+
+/// Whether the hello of a peer shows somebody whom this node may talk to; otherwise why not.
+pub(crate) fn objection(me: &NodeIdentity, hello: &PeerHello) -> Option<String> {
+    if hello.protocol != PEER_PROTOCOL {
+        return Some(format!(
+            "peer protocol {} is spoken there, {PEER_PROTOCOL} here",
+            hello.protocol
+        ));
+    }
+    // FORM-2
+    if let (Some(mine), Some(theirs)) = (me.cluster, hello.identity.cluster)
+        && mine != theirs
+    {
+        return Some(format!("this is a node of cluster {mine}, not of {theirs}"));
+    }
+    if let (Some(mine), Some(expected)) = (me.id, hello.expected)
+        && mine != expected
+    {
+        return Some(format!("this is node {mine}, not {expected}"));
+    }
+    None
+}
+
+/// Why a connection could not be made.
+pub(crate) fn reason(error: &std::io::Error) -> DownReason {
+    match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => DownReason::Refused,
+        std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof => {
+            DownReason::Closed
+        }
+        std::io::ErrorKind::PermissionDenied => DownReason::Rejected,
+        _ => DownReason::Unreachable,
+    }
+}

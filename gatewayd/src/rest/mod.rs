@@ -1,0 +1,196 @@
+//! The REST API on axum.
+
+mod kv;
+mod pages;
+mod query;
+mod reply;
+
+use crate::core::Core;
+use crate::status::{self, Boards};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use mareedb_api::rest::{ClusterStatus, Encoding, NodeStatus};
+use mareedb_api::{ApiError, ErrorCode};
+use query::Params;
+use reply::{Failure, json};
+use std::sync::Arc;
+
+/// What handlers share.
+#[derive(Clone)]
+pub struct App {
+    /// Requests.
+    pub core: Arc<Core>,
+    /// Status.
+    pub boards: Arc<Boards>,
+}
+
+/// All routes.
+pub fn router(app: App) -> Router {
+    let body_max = usize::try_from(app.core.config.limits.request_bytes_max).unwrap_or(usize::MAX);
+    Router::new()
+        .route("/v1/kv", get(kv::list))
+        .route("/v1/kv/", get(kv::list))
+        .route(
+            "/v1/kv/{*key}",
+            get(kv::get).put(kv::put).delete(kv::delete),
+        )
+        .route("/v1/txn", post(kv::txn))
+        .route("/v1/cluster", get(cluster))
+        .route("/v1/cluster/elections", get(elections))
+        .route("/v1/cluster/transfer-leadership", post(transfer))
+        .route("/v1/node", get(node))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/openapi.json", get(async || pages::openapi()))
+        .route("/cluster", get(async || Html(pages::DASHBOARD)))
+        .fallback(nothing)
+        .method_not_allowed_fallback(no_method)
+        // JSON with base64 inside is a third longer than what it carries; the exact limits are looked at later.
+        .layer(DefaultBodyLimit::max(
+            body_max.saturating_mul(2).saturating_add(64 << 10),
+        ))
+        .with_state(app)
+}
+
+async fn nothing(uri: Uri) -> Failure {
+    ApiError::new(
+        ErrorCode::NotFound,
+        format!("there is nothing at {}", uri.path()),
+    )
+    .with_remedy("See /openapi.json for what there is.")
+    .into()
+}
+
+async fn no_method(method: Method, uri: Uri) -> Failure {
+    Failure::with_status(
+        StatusCode::METHOD_NOT_ALLOWED,
+        ApiError::new(
+            ErrorCode::BadRequest,
+            format!("{} does not take {method}", uri.path()),
+        )
+        .with_remedy("See /openapi.json for what it takes."),
+    )
+}
+
+async fn cluster(State(app): State<App>, params: Params) -> Result<Response, Failure> {
+    let encoding = params.encoding()?;
+    params.finish()?;
+    let status = status::cluster(&app.core);
+    let document = ClusterStatus::from_proto(&status, encoding)
+        .map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
+    Ok(json(&document))
+}
+
+async fn elections() -> Failure {
+    ApiError::new(
+        ErrorCode::Unsupported,
+        "this version keeps no list of elections",
+    )
+    .into()
+}
+
+async fn transfer(State(app): State<App>, params: Params) -> Result<Response, Failure> {
+    let to = params.text("to");
+    let deadline = app.core.deadline(params.timeout_ms()?)?;
+    params.finish()?;
+    let node = match &to {
+        None => None,
+        Some(name) => {
+            let view = app.core.view();
+            let id = view
+                .iter()
+                .flat_map(|view| &view.members)
+                .find(|member| member.name == *name)
+                .map(|member| member.id);
+            Some(id.ok_or_else(|| {
+                ApiError::new(ErrorCode::NotFound, format!("no member is called '{name}'"))
+            })?)
+        }
+    };
+    let leader = app.core.transfer(node, deadline).await?;
+    Ok(json(&serde_json::json!({ "leader": leader })))
+}
+
+async fn node(State(app): State<App>, params: Params) -> Result<Response, Failure> {
+    params.finish()?;
+    let status = status::node(&app.core, &app.boards)?;
+    Ok(json(&NodeStatus::from(&status)))
+}
+
+async fn ready(State(app): State<App>) -> Response {
+    match app.core.view() {
+        Some(view) if view.ready => "ready\n".into_response(),
+        Some(view) => {
+            let why = view
+                .refused
+                .as_ref()
+                .map(|refused| refused.message.clone())
+                .or_else(|| view.forming.as_ref().map(|forming| forming.message.clone()))
+                .unwrap_or_else(|| "no leader is known".into());
+            Failure::from(ApiError::new(ErrorCode::NotReady, why)).into_response()
+        }
+        None => Failure::from(ApiError::new(
+            ErrorCode::NotReady,
+            "consensusd has not told yet what it knows",
+        ))
+        .into_response(),
+    }
+}
+
+async fn metrics(State(app): State<App>) -> String {
+    use mareedb_ipc::Gauge;
+    let storage = |gauge| app.boards.storage.get(gauge);
+    app.core.metrics.text(&[
+        (
+            "mareedb_peers_connected",
+            "Peers with a live stream.",
+            app.core.peers().connected() as u64,
+        ),
+        (
+            "mareedb_data_bytes",
+            "Bytes of the state machines on disk.",
+            storage(Gauge::DataBytes),
+        ),
+        (
+            "mareedb_free_bytes",
+            "Free bytes of the data directory's file system.",
+            storage(Gauge::FreeBytes),
+        ),
+        (
+            "mareedb_log_fsync_us_p50",
+            "Median duration of recent log writes.",
+            storage(Gauge::FsyncUsP50),
+        ),
+        (
+            "mareedb_log_fsync_us_p99",
+            "99th percentile of recent log writes.",
+            storage(Gauge::FsyncUsP99),
+        ),
+        (
+            "mareedb_entries_applied",
+            "Entries applied since storaged started.",
+            storage(Gauge::Applied),
+        ),
+        (
+            "mareedb_log_writes",
+            "Log writes since storaged started.",
+            storage(Gauge::Flushes),
+        ),
+    ])
+}
+
+/// The encoding of a request, base64 unless asked otherwise.
+pub(crate) fn encoding_of(text: Option<&str>) -> Result<Encoding, ApiError> {
+    match text {
+        None | Some("base64") => Ok(Encoding::Base64),
+        Some("utf8") => Ok(Encoding::Utf8),
+        Some(other) => Err(ApiError::new(
+            ErrorCode::BadRequest,
+            format!("encoding is '{other}': base64 or utf8"),
+        )),
+    }
+}

@@ -1,0 +1,173 @@
+//! The listening sockets: who is let in, and what a connection turns out to be.
+
+use crate::core::Core;
+use crate::peer::{self, Peers, frame::MAGIC};
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// A client that does not say anything for so long after connecting is let go.
+const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(10);
+/// Request headers must be whole by then.
+const HEADERS_LIMIT: Duration = Duration::from_secs(10);
+/// What is in flight at a graceful stop has so long to end.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+
+/// What both ports share.
+#[derive(Clone)]
+pub struct Doors {
+    /// Requests.
+    pub core: Arc<Core>,
+    /// Peers.
+    pub peers: Arc<Peers>,
+    /// Turns true at a graceful stop.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// Serves one port until the stop; then what is in flight ends, within limits.
+///
+/// `peers_too`: connections may be peer streams.
+pub async fn serve(doors: Doors, listener: TcpListener, router: Router, peers_too: bool) {
+    let places = usize::try_from(doors.core.config.limits.connections_max).unwrap_or(usize::MAX);
+    let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+    let mut connections = JoinSet::new();
+    let mut stop = doors.stop.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Too many open files, or a connection that was gone before it was accepted.
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        // A peer must get in however many clients there are, so that the place is taken once it is known who it is.
+        let (doors, router, places) = (doors.clone(), router.clone(), places.clone());
+        connections.spawn(async move {
+            if let Err(error) = connection(doors, stream, router, places, peers_too).await {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+    }
+    drop(listener);
+    let drained = timeout(DRAIN_LIMIT, async {
+        while connections.join_next().await.is_some() {}
+    });
+    if drained.await.is_err() {
+        tracing::info!("connections that did not end in time are closed");
+    }
+}
+
+async fn connection(
+    doors: Doors,
+    mut stream: TcpStream,
+    router: Router,
+    places: Arc<Semaphore>,
+    peers_too: bool,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    stream.set_nodelay(true)?;
+    let mut first = Vec::new();
+    if peers_too {
+        // HTTP/2 begins with a preface of 24 bytes, so that eight always come.
+        let mut bytes = [0; MAGIC.len()];
+        timeout(FIRST_BYTES_LIMIT, stream.read_exact(&mut bytes)).await??;
+        if &bytes == MAGIC {
+            let mut stop = doors.stop.clone();
+            tokio::select! {
+                served = peer::serve(doors.core, doors.peers, stream) => served?,
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+            return Ok(());
+        }
+        first.extend_from_slice(&bytes);
+    }
+    // More connections than limits.connections_max are closed at once: a client sees it and can go elsewhere.
+    let Ok(_place) = places.try_acquire_owned() else {
+        return Ok(());
+    };
+    let io = TokioIo::new(Prefixed { first, stream });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_LIMIT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(Duration::from_secs(20))
+        .max_concurrent_streams(1024);
+    let serving = builder.serve_connection(io, TowerToHyperService::new(router));
+    tokio::pin!(serving);
+    let mut stop = doors.stop.clone();
+    tokio::select! {
+        served = serving.as_mut() => return served,
+        _ = stop.wait_for(|stop| *stop) => serving.as_mut().graceful_shutdown(),
+    }
+    serving.await
+}
+
+/// A stream whose first bytes were read already.
+struct Prefixed {
+    first: Vec<u8>,
+    stream: TcpStream,
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let some = self.first.len().min(buffer.remaining());
+            buffer.put_slice(&self.first[..some]);
+            self.first.drain(..some);
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -261,6 +261,8 @@ impl Host {
             }
         }
         self.board.set(Gauge::Ready, 1);
+        // Replicas that exist are started in this very turn.
+        self.next.formation = 0;
         self.ping();
     }
 

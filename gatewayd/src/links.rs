@@ -171,6 +171,7 @@ impl Calls {
             FromConsensus::Hello { epoch } => {
                 tracing::info!(epoch, "consensusd is up");
                 // It has forgotten what it was asked; the state machine makes a repeated command take effect once.
+                peers.tell_again();
                 for open in self.consensus.lock().values() {
                     self.client.push_encoded(open.message.clone());
                 }

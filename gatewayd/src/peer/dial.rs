@@ -1,7 +1,7 @@
 //! Keeps one stream to one target for one purpose.
 
 use super::frame::{Codec, Frame, MAGIC, Purpose};
-use super::{Peers, Queue, objection, reason, weight};
+use super::{Live, Peers, Queue, objection, reason, weight};
 use futures::{SinkExt, StreamExt};
 use mareedb_ipc::wire::NodeId;
 use mareedb_ipc::wire::peer::{DownReason, PeerHello, PeerIn};
@@ -68,12 +68,16 @@ impl Dial {
                     // What waited for the last stream is lost with it.
                     while waiting.try_recv().is_ok() {}
                     self.queue.bytes.store(0, Ordering::Relaxed);
-                    *self.queue.up.lock() = Some(HashMap::new());
+                    let hello = Box::new(hello);
+                    *self.queue.up.lock() = Some(Live {
+                        hello: hello.clone(),
+                        calls: HashMap::new(),
+                    });
                     let up = Up(&self);
                     if self.purpose != Purpose::Client {
                         let message = PeerIn::Up {
                             addr: self.addr.clone(),
-                            peer: Box::new(hello),
+                            peer: hello,
                         };
                         self.peers.tell(&message, self.purpose == Purpose::Bulk);
                     }
@@ -154,8 +158,8 @@ impl Dial {
         let read = async {
             while let Some(frame) = source.next().await {
                 if let Frame::Reply(number, reply) = frame?
-                    && let Some(open) = self.queue.up.lock().as_mut()
-                    && let Some(waiter) = open.remove(&number)
+                    && let Some(live) = self.queue.up.lock().as_mut()
+                    && let Some(waiter) = live.calls.remove(&number)
                 {
                     let _ = waiter.send(*reply);
                 }

@@ -48,15 +48,21 @@ struct Dialled {
     task: AbortHandle,
 }
 
-type OpenCalls = HashMap<u64, oneshot::Sender<Reply>>;
+/// A stream that is up.
+pub(crate) struct Live {
+    /// Who is there.
+    pub(crate) hello: Box<PeerHello>,
+    /// Open calls by number.
+    pub(crate) calls: HashMap<u64, oneshot::Sender<Reply>>,
+}
 
 /// What waits for a stream, and the calls that are open on it.
 #[derive(Clone)]
 pub(crate) struct Queue {
     frames: mpsc::UnboundedSender<Frame>,
     bytes: Arc<AtomicUsize>,
-    /// Open calls by number; `None` while the stream is down.
-    up: Arc<Mutex<Option<OpenCalls>>>,
+    /// `None` while the stream is down.
+    up: Arc<Mutex<Option<Live>>>,
 }
 
 /// The call did not get an answer on this stream; it may have been carried out.
@@ -167,7 +173,7 @@ impl Peers {
         let number = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         match queue.up.lock().as_mut() {
-            Some(open) => open.insert(number, reply),
+            Some(live) => live.calls.insert(number, reply),
             None => return Err(Lost),
         };
         let ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
@@ -175,10 +181,29 @@ impl Peers {
             return Err(Lost);
         }
         let answer = answer.await.map_err(|_| Lost);
-        if let Some(open) = queue.up.lock().as_mut() {
-            open.remove(&number);
+        if let Some(live) = queue.up.lock().as_mut() {
+            live.calls.remove(&number);
         }
         answer
+    }
+
+    /// Tells a new consensusd which streams are up: they have outlived its predecessor.
+    pub fn tell_again(&self) {
+        let mut up = Vec::new();
+        for ((addr, purpose), dialled) in &self.inner.lock().dialled {
+            if *purpose != Purpose::Client
+                && let Some(live) = &*dialled.queue.up.lock()
+            {
+                let message = PeerIn::Up {
+                    addr: addr.clone(),
+                    peer: live.hello.clone(),
+                };
+                up.push((message, *purpose == Purpose::Bulk));
+            }
+        }
+        for (message, bulk) in up {
+            self.tell(&message, bulk);
+        }
     }
 
     /// Streams that are up, for metrics.

@@ -58,11 +58,10 @@ fn dispatch(role: Role, inheritance: Inheritance) -> ExitCode {
         Role::Consensus => mareedb_consensusd::run(inheritance),
         Role::Storage => mareedb_storaged::run(inheritance),
         Role::Gateway => mareedb_gatewayd::run(inheritance),
-        Role::Supervisor => {
-            let words = format!("{role} is not part of this build");
-            inheritance.board().put(Cell::LastWords, &words);
-            complain(ExitCode::Failed, &words)
-        }
+        Role::Supervisor => complain(
+            ExitCode::Internal,
+            "an inheritance that makes this process a supervisor",
+        ),
     }
 }
 

@@ -8,10 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-/// Daemons that the tests look at.
-const DAEMONS: [&str; 2] = ["consensusd", "storaged"];
-/// What consensusd says once it works again after the death of each.
-const RECOVERED: [&str; 2] = ["replica started group=g1", "storaged is up"];
+/// In alphabetical order.
+const DAEMONS: [&str; 3] = ["consensusd", "gatewayd", "storaged"];
 
 struct Node {
     dir: tempfile::TempDir,
@@ -106,15 +104,14 @@ fn send(pid: u32, signal: Signal) {
 #[test]
 fn daemons_are_named_children_that_come_back_follow_a_reload_and_stop() {
     let mut node = Node::start();
-    // consensusd says this once it has attached, and so has storaged.
-    node.line(&["consensusd", "replica started group=g1"]);
-    for (name, recovered) in DAEMONS.into_iter().zip(RECOVERED) {
+    node.line(&["supervisor[", "the node serves"]);
+    for name in DAEMONS {
         let pid = node.child(name).expect("a direct child with its name");
         send(pid, Signal::SIGKILL);
         node.line(&["supervisor[", &format!("{name} ended: signal 9 (SIGKILL)")]);
         let started = node.line(&["supervisor[", &format!("started {name}"), "restarts=1"]);
         assert!(!started.contains(&format!("child_pid={pid} ")), "{started}");
-        node.line(&["consensusd[", recovered]);
+        node.line(&["supervisor[", "the node serves again"]);
     }
     write_config(&node.dir, "debug");
     node.signal(Signal::SIGHUP);
@@ -132,7 +129,7 @@ fn daemons_are_named_children_that_come_back_follow_a_reload_and_stop() {
     node.signal(Signal::SIGHUP);
     node.line(&["supervisor[", "reload refused", "loud=very"]);
     node.signal(Signal::SIGTERM);
-    for name in DAEMONS {
+    for name in ["gatewayd", "consensusd", "storaged"] {
         node.line(&["supervisor[", &format!("{name} stopped")]);
     }
     assert_eq!(node.supervisor.wait().unwrap().code(), Some(0));

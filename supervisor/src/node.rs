@@ -54,6 +54,8 @@ pub(crate) struct Node {
     ticks: u64,
     epoch: Instant,
     last_watchdog: Option<Instant>,
+    /// All three daemons serve.
+    serves: bool,
     finished: Option<ExitCode>,
 }
 
@@ -97,6 +99,7 @@ impl Node {
             ticks: 0,
             epoch: Instant::now(),
             last_watchdog: None,
+            serves: false,
             finished: None,
             held,
         })
@@ -392,9 +395,15 @@ impl Node {
         self.held.notifier.status(&text);
         let serves = !self.state.is_ending() && self.slots.iter().all(|slot| slot.serving);
         self.board.set(Gauge::Ready, u64::from(serves));
+        let before = std::mem::replace(&mut self.serves, serves);
         if serves {
-            if !self.held.notifier.is_ready() {
-                tracing::info!("the node serves");
+            if !before {
+                let again = if self.held.notifier.is_ready() {
+                    " again"
+                } else {
+                    ""
+                };
+                tracing::info!("the node serves{again}");
             }
             self.held.notifier.ready();
         }

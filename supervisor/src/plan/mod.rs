@@ -15,7 +15,7 @@
 //! - Before a stop consensusd hands its leaderships over, while gatewayd still carries its messages. The stop goes gatewayd, consensusd, storaged, each with its share of [`Policy::stop_limit_ms`], then SIGKILL. A second request kills
 //!   at once. Nothing is started any more.
 //!
-//! **Non-goals.** Which processes exist, how they are signalled, and what is shown of them: see [`crate::node`].
+//! **Non-goals.** Which processes exist, how they are signalled, and what is shown of them: the `node` module does that.
 
 mod ending;
 mod heart;

@@ -1,14 +1,17 @@
 //! Questions to other nodes and their answers: numbers calls, matches answers, and fails calls whose stream is lost.
 //!
+//! A call's number starts at a random place in each process, so that an answer to a predecessor's call matches nothing; and
+//! an answer counts only if it comes from the replica that was asked.
+//!
 //! Ordering: frames to one peer go out in the order in which they are asked, and its answers come in the order in which
 //! it gave them.
 
 use crate::frames::{Answer, Ask, Frame, Route};
-use crate::outbox::Outbox;
-use mareedb_ipc::wire::encode;
+use crate::outbox::{Outbox, Refusal};
 use mareedb_ipc::wire::peer::PeerOut;
+use mareedb_ipc::wire::{RandomId, encode};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,6 +27,9 @@ pub enum Lost {
     /// Too much waits for the peer already.
     #[error("too much waits to be sent")]
     Full,
+    /// The frame can never be carried.
+    #[error("a frame of {0} bytes is too large for its ring")]
+    TooLarge(usize),
     /// The peer refused.
     #[error("refused: {0}")]
     Refused(String),
@@ -36,16 +42,20 @@ pub struct Exchange {
     inner: Mutex<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
     next: u64,
     calls: HashMap<u64, Call>,
-    /// Addresses with a live stream, and the incarnation of consensusd behind it, once known.
-    live: HashMap<String, Option<u64>>,
+    /// Addresses whose stream is known to be down. One that nothing is known of yet is tried: gatewayd tells when it
+    /// could not be sent.
+    down: HashSet<String>,
+    /// The incarnation of consensusd behind an address, once known.
+    incarnations: HashMap<String, u64>,
 }
 
 struct Call {
     addr: String,
+    way: Way,
+    route: Route,
     reply: Reply,
 }
 
@@ -69,13 +79,14 @@ impl Exchange {
         Arc::new(Exchange {
             peer,
             bulk,
-            inner: Mutex::default(),
+            inner: Mutex::new(Inner {
+                // Far from where a predecessor was, and from where numbers end.
+                next: u64::try_from(RandomId::draw().0 >> 65).expect("63 bits"),
+                calls: HashMap::new(),
+                down: HashSet::new(),
+                incarnations: HashMap::new(),
+            }),
         })
-    }
-
-    /// Whether a stream to `addr` is up.
-    pub fn is_live(&self, addr: &str) -> bool {
-        self.inner.lock().live.contains_key(addr)
     }
 
     /// Sends a frame that nobody answers; dropped when there is no connection or no room.
@@ -92,7 +103,10 @@ impl Exchange {
             addr: addr.to_owned(),
             frame: encode(frame).into(),
         };
-        outbox.try_push(&message).map_err(|_| Lost::Full)
+        outbox.try_push(&message).map_err(|full| match full {
+            Refusal::Full => Lost::Full,
+            Refusal::TooLarge(bytes) => Lost::TooLarge(bytes),
+        })
     }
 
     /// Asks once.
@@ -103,7 +117,7 @@ impl Exchange {
     /// There is no answer, and will be none.
     pub async fn ask(&self, way: Way, addr: &str, route: Route, ask: Ask) -> Result<Answer, Lost> {
         let (reply, answer) = oneshot::channel();
-        let call = self.open(addr, Reply::Once(reply))?;
+        let call = self.open(way, addr, route, Reply::Once(reply))?;
         let guard = Forget {
             exchange: self,
             call,
@@ -126,20 +140,22 @@ impl Exchange {
     pub fn open_stream(
         self: &Arc<Self>,
         addr: &str,
+        route: Route,
     ) -> Result<(StreamCall, mpsc::UnboundedReceiver<Result<Answer, Lost>>), Lost> {
         let (reply, answers) = mpsc::unbounded_channel();
-        let call = self.open(addr, Reply::Stream(reply))?;
+        let call = self.open(Way::Peer, addr, route, Reply::Stream(reply))?;
         let stream = StreamCall {
             exchange: self.clone(),
             addr: addr.to_owned(),
+            route,
             call,
         };
         Ok((stream, answers))
     }
 
-    fn open(&self, addr: &str, reply: Reply) -> Result<u64, Lost> {
+    fn open(&self, way: Way, addr: &str, route: Route, reply: Reply) -> Result<u64, Lost> {
         let mut inner = self.inner.lock();
-        if !inner.live.contains_key(addr) {
+        if inner.down.contains(addr) {
             return Err(Lost::Disconnected(addr.to_owned()));
         }
         inner.next += 1;
@@ -148,15 +164,27 @@ impl Exchange {
             call,
             Call {
                 addr: addr.to_owned(),
+                way,
+                route,
                 reply,
             },
         );
         Ok(call)
     }
 
-    /// Takes an answer from the node whose target address is `addr`.
-    pub fn answered(&self, call: u64, answer: Answer) {
+    /// Takes an answer.
+    pub fn answered(&self, route: Route, call: u64, answer: Answer) {
         let mut inner = self.inner.lock();
+        let expected = |call: &Call| {
+            let asked = call.route;
+            // FORM-2, RAFT-5: the replica that was asked, and none else.
+            (asked.cluster, asked.group, asked.to, asked.from)
+                == (route.cluster, route.group, route.from, route.to)
+        };
+        if inner.calls.get(&call).is_some_and(|call| !expected(call)) {
+            tracing::warn!(?route, "an answer of somebody who was not asked is dropped");
+            return;
+        }
         match inner.calls.get(&call).map(|call| &call.reply) {
             Some(Reply::Stream(reply)) => {
                 let ended = matches!(answer, Answer::Refused(_));
@@ -184,47 +212,42 @@ impl Exchange {
 
     /// A stream to `addr` is up.
     pub fn up(&self, addr: &str) {
-        self.inner
-            .lock()
-            .live
-            .entry(addr.to_owned())
-            .or_insert(None);
+        self.inner.lock().down.remove(addr);
     }
 
     /// The stream to `addr` is down.
     pub fn down(&self, addr: &str) {
-        self.inner.lock().live.remove(addr);
-        self.fail(addr);
+        let mut inner = self.inner.lock();
+        inner.down.insert(addr.to_owned());
+        inner.incarnations.remove(addr);
+        drop(inner);
+        self.fail(|call| call.addr == addr);
     }
 
-    /// A frame to `addr` was dropped.
-    pub fn unsent(&self, addr: &str) {
-        self.fail(addr);
+    /// What was asked of `addr` on this way is lost: a frame was dropped, or the bulk stream broke.
+    pub fn lost(&self, addr: &str, way: Way) {
+        self.fail(|call| call.addr == addr && call.way == way);
     }
 
     /// The incarnation of the consensusd at `addr` is known; a new one has forgotten what it was asked.
     pub fn incarnation(&self, addr: &str, incarnation: u64) {
-        let changed = {
-            let mut inner = self.inner.lock();
-            match inner.live.get_mut(addr) {
-                Some(known) => known
-                    .replace(incarnation)
-                    .is_some_and(|before| before != incarnation),
-                None => false,
-            }
-        };
-        if changed {
-            self.fail(addr);
+        let before = self
+            .inner
+            .lock()
+            .incarnations
+            .insert(addr.to_owned(), incarnation);
+        if before.is_some_and(|before| before != incarnation) {
+            self.fail(|call| call.addr == addr);
         }
     }
 
-    fn fail(&self, addr: &str) {
+    fn fail(&self, which: impl Fn(&Call) -> bool) {
         let lost: Vec<Call> = {
             let mut inner = self.inner.lock();
             let numbers: Vec<u64> = inner
                 .calls
                 .iter()
-                .filter(|(_, call)| call.addr == addr)
+                .filter(|(_, call)| which(call))
                 .map(|(number, _)| *number)
                 .collect();
             numbers
@@ -233,7 +256,7 @@ impl Exchange {
                 .collect()
         };
         for call in lost {
-            let why = Err(Lost::Broken(addr.to_owned()));
+            let why = Err(Lost::Broken(call.addr));
             match call.reply {
                 Reply::Once(reply) => drop(reply.send(why)),
                 Reply::Stream(reply) => drop(reply.send(why)),
@@ -246,6 +269,7 @@ impl Exchange {
 pub struct StreamCall {
     exchange: Arc<Exchange>,
     addr: String,
+    route: Route,
     call: u64,
 }
 impl StreamCall {
@@ -257,11 +281,11 @@ impl StreamCall {
     ///
     /// # Errors
     /// The connection was lost, or too much waits.
-    pub fn send(&self, route: Route, ask: Ask) -> Result<(), Lost> {
+    pub fn send(&self, ask: Ask) -> Result<(), Lost> {
         if !self.exchange.inner.lock().calls.contains_key(&self.call) {
             return Err(Lost::Broken(self.addr.clone()));
         }
-        let call = self.call;
+        let (route, call) = (self.route, self.call);
         self.exchange
             .push(Way::Peer, &self.addr, &Frame::Ask { route, call, ask })
     }

@@ -2,11 +2,11 @@
 //!
 //! The loop itself never waits for the disk or a peer: whatever does is a task, which comes back as an [`Event`].
 
+use crate::client::{Call, Client};
 use crate::clock::{Clock, HybridClock};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Way};
 use crate::formation::{Action, Formation, Message, Proposal};
-use crate::frames::Route;
-use crate::frames::{Frame, LeaderReport};
+use crate::frames::{Answer, Frame, LeaderReport, Route};
 use crate::log_link::{Done, LogLink};
 use crate::outbox::{Outbox, Wake};
 use crate::peers::{Ages, Peers};
@@ -24,6 +24,7 @@ use mareedb_ipc::wire::view::{ClusterView, NodeIdentity, Reason};
 use mareedb_ipc::wire::{GroupId, META_GROUP, NodeId, RandomId, decode, encode};
 use mareedb_ipc::{BoardReader, BoardWriter, Gauge, Receiver, RingError, Sender};
 use openraft::ServerState;
+use openraft::errors::Fatal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
@@ -39,6 +40,8 @@ const PING_MS: u64 = 300;
 const FORMATION_MS: u64 = 100;
 /// A data group's leader follows the meta group's once both were stable for so long.
 const FOLLOW_MS: u64 = 5_000;
+/// Groups may end so often before the process does.
+const FAILURES_MAX: u32 = 5;
 
 /// The rings.
 pub struct Lanes {
@@ -64,6 +67,8 @@ pub enum Event {
     Saved(String),
     /// A replica runs.
     Started(Box<(Replica, KeyRange)>),
+    /// The task of a group that failed has ended.
+    Ended(GroupId),
     /// A replica cannot run: the process ends, its successor starts over.
     Broken(String),
 }
@@ -76,7 +81,8 @@ pub struct Host {
     storage_board: BoardReader,
     lanes: Lanes,
     link: Arc<LogLink>,
-    client: Arc<Outbox>,
+    client: Arc<Client>,
+    to_client: Arc<Outbox>,
     peer: Arc<Outbox>,
     bulk: Arc<Outbox>,
     exchange: Arc<Exchange>,
@@ -100,6 +106,12 @@ pub struct Host {
     stable: Vec<(GroupId, Option<NodeId>, u64)>,
     draining: bool,
     stalled: bool,
+    /// Groups that have ended and wait for what storaged holds of them.
+    ended: BTreeSet<GroupId>,
+    /// Groups that met a storage error: their leadership is not restored in this process.
+    unsound: BTreeSet<GroupId>,
+    /// How often a group has ended.
+    failures: u32,
 }
 
 struct Bootstrapped {
@@ -126,11 +138,10 @@ impl Host {
         to_storage: Sender,
         wake: Arc<Wake>,
     ) -> Host {
-        let outbox =
-            |bytes: u64| Outbox::new(wake.clone(), usize::try_from(bytes).unwrap_or(usize::MAX));
-        let client = outbox(config.ipc.client_ring_bytes);
-        let peer = outbox(config.ipc.peer_ring_bytes);
-        let bulk = outbox(config.ipc.bulk_ring_bytes);
+        let to_client = Outbox::before(&lanes.to_client, wake.clone());
+        let peer = Outbox::before(&lanes.to_peer, wake.clone());
+        let bulk = Outbox::before(&lanes.to_bulk, wake.clone());
+        let client = Client::new(to_client.clone());
         let exchange = Exchange::new(peer.clone(), bulk.clone());
         let (report, events) = mpsc::unbounded_channel();
         let link = LogLink::new(to_storage, wake.clone());
@@ -144,6 +155,7 @@ impl Host {
             lanes,
             link,
             client,
+            to_client,
             peer,
             bulk,
             exchange,
@@ -167,14 +179,26 @@ impl Host {
             stable: Vec::new(),
             draining: false,
             stalled: false,
+            ended: BTreeSet::new(),
+            unsound: BTreeSet::new(),
+            failures: 0,
         }
     }
 
     /// Announces this incarnation to both neighbours.
     pub fn hello(&self) {
-        self.client.push(&FromConsensus::Hello {
+        self.hello_to_gateway();
+        self.hello_to_storage();
+    }
+
+    fn hello_to_gateway(&self) {
+        self.client.tell(&FromConsensus::Hello {
             epoch: self.lanes.to_client.epoch(),
         });
+    }
+
+    /// storaged finishes all that is in the ring, then tells what it holds.
+    fn hello_to_storage(&self) {
         let link = self.link.clone();
         tokio::spawn(async move {
             let epoch = link.epoch();
@@ -202,7 +226,7 @@ impl Host {
         quiet &= self.take_peers()?;
         self.take_events();
         self.timers();
-        quiet &= self.client.flush(&mut self.lanes.to_client)?;
+        quiet &= self.to_client.flush(&mut self.lanes.to_client)?;
         quiet &= self.peer.flush(&mut self.lanes.to_peer)?;
         quiet &= self.bulk.flush(&mut self.lanes.to_bulk)?;
         quiet &= self.lanes.from_storage.arm()?;
@@ -226,7 +250,6 @@ impl Host {
                 ..
             }) = self.link.receive(message)
                 && epoch == self.link.epoch()
-                && self.bootstrapped.is_none()
             {
                 self.bootstrap(generation, replicas, &records);
             }
@@ -240,10 +263,17 @@ impl Host {
         replicas: Vec<ReplicaState>,
         records: &[NodeRecord],
     ) {
-        self.bootstrapped = Some(Bootstrapped {
+        let again = self.bootstrapped.replace(Bootstrapped {
             generation,
             replicas,
         });
+        if again.is_some() {
+            // Asked for by groups that have ended, see `watch_groups`.
+            for group in std::mem::take(&mut self.ended) {
+                self.start_replica(group);
+            }
+            return;
+        }
         let addr = self.own_addr(self.config.cluster.consensus_port);
         let rest_addr = self.own_addr(self.config.server.rest_port);
         match Formation::new(
@@ -297,7 +327,7 @@ impl Host {
     }
 
     fn take_client(&mut self) -> Result<bool, RingError> {
-        let mut proposals: BTreeMap<GroupId, Vec<(u64, Bytes)>> = BTreeMap::new();
+        let mut proposals: BTreeMap<GroupId, Vec<(Call, Bytes)>> = BTreeMap::new();
         let mut drained = false;
         for _ in 0..BATCH {
             let Some((message, end)) = self.lanes.from_client.try_recv::<ToConsensus>()? else {
@@ -308,6 +338,9 @@ impl Host {
             match message {
                 ToConsensus::Hello { epoch } => {
                     tracing::info!(epoch, "gatewayd is up");
+                    self.client.born();
+                    // It may have attached before this process did, and holds calls that a predecessor took.
+                    self.hello_to_gateway();
                     self.sent_view = None;
                     self.sent_targets = None;
                 }
@@ -316,22 +349,20 @@ impl Host {
                     group,
                     command,
                 } => {
-                    if self.replicas.contains_key(&group) && !self.draining {
+                    let call = self.client.call(call);
+                    if self.replicas.contains_key(&group) {
                         proposals.entry(group).or_default().push((call, command));
                     } else {
-                        self.client.push(&FromConsensus::Proposed {
-                            call,
-                            result: Err(ConsensusError::NotReady),
-                        });
+                        self.client.proposed(call, Err(ConsensusError::NotReady));
                     }
                 }
-                ToConsensus::ReadIndex { call, group } => match self.replicas.get(&group) {
-                    Some((replica, _)) => replica.read_index(call),
-                    None => self.client.push(&FromConsensus::ReadIndex {
-                        call,
-                        result: Err(ConsensusError::NotReady),
-                    }),
-                },
+                ToConsensus::ReadIndex { call, group } => {
+                    let call = self.client.call(call);
+                    match self.replicas.get(&group) {
+                        Some((replica, _)) => replica.read_index(call),
+                        None => self.client.read_index(call, Err(ConsensusError::NotReady)),
+                    }
+                }
                 ToConsensus::Admin { call, request } => self.admin(call, &request),
             }
         }
@@ -347,12 +378,20 @@ impl Host {
         let to = match request {
             AdminRequest::TransferLeadership { to } => *to,
             AdminRequest::Drain => {
-                self.draining = true;
+                self.drain();
                 None
             }
         };
         let result = self.hand_over(to);
-        self.client.push(&FromConsensus::Admin { call, result });
+        self.client.admin(self.client.call(call), result);
+    }
+
+    /// From now on this node takes no leadership: it is about to stop.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        for (replica, _) in self.replicas.values() {
+            replica.raft().runtime_config().elect(false);
+        }
     }
 
     /// Hands the leaderships of this node to another one.
@@ -440,6 +479,7 @@ impl Host {
                     tracing::info!(addr, peer = peer.identity.name, "connected");
                     self.peers.up(&addr, *peer);
                     self.exchange.up(&addr);
+                    self.resume_replication(&addr);
                     self.next.ping = 0;
                     self.next.formation = 0;
                 }
@@ -448,14 +488,16 @@ impl Host {
                 if !bulk {
                     tracing::info!(addr, ?why, "not connected");
                     self.peers.down(&addr, why);
-                }
-                self.exchange.down(&addr);
-                if bulk {
+                    self.exchange.down(&addr);
+                } else {
                     // The peer stream lives on.
-                    self.exchange.up(&addr);
+                    self.exchange.lost(&addr, Way::Bulk);
                 }
             }
-            PeerIn::Unsent { addr } => self.exchange.unsent(&addr),
+            PeerIn::Unsent { addr } => {
+                let way = if bulk { Way::Bulk } else { Way::Peer };
+                self.exchange.lost(&addr, way);
+            }
             PeerIn::Frame { from, frame } => match decode::<Frame>(&frame) {
                 Ok(frame) => self.frame(&from, frame, now),
                 Err(error) => {
@@ -489,22 +531,59 @@ impl Host {
                 let actions = formation.message(addr, from.identity.incarnation, message, now);
                 self.act(actions);
             }
-            Frame::Ask { route, call, ask } => match self.replicas.get(&route.group) {
-                Some((replica, _)) => replica.asked(addr, route, call, ask),
-                None => self.exchange.tell(
-                    addr,
-                    &Frame::Answer {
-                        route: Route {
-                            from: route.to,
-                            to: route.from,
-                            ..route
+            Frame::Ask { route, call, ask } => {
+                // FORM-2: the stream's hello counts as much as the frame.
+                let foreign = from
+                    .identity
+                    .cluster
+                    .is_some_and(|cluster| cluster != route.cluster);
+                match self.replicas.get(&route.group).filter(|_| !foreign) {
+                    Some((replica, _)) => replica.asked(addr, from.identity.id, route, call, ask),
+                    None => self.exchange.tell(
+                        addr,
+                        &Frame::Answer {
+                            route: Route {
+                                from: route.to,
+                                to: route.from,
+                                ..route
+                            },
+                            call,
+                            answer: Answer::Refused(if foreign {
+                                "the frame is of another cluster than its sender".into()
+                            } else {
+                                "the group is not ready".into()
+                            }),
                         },
-                        call,
-                        answer: crate::frames::Answer::Refused("the group is not ready".into()),
-                    },
-                ),
-            },
-            Frame::Answer { call, answer, .. } => self.exchange.answered(call, answer),
+                    ),
+                }
+            }
+            Frame::Answer {
+                route,
+                call,
+                answer,
+            } => self.exchange.answered(route, call, answer),
+        }
+    }
+
+    /// A peer is reachable again: replication to it need not wait for the end of its back-off.
+    fn resume_replication(&self, addr: &str) {
+        for (replica, _) in self.replicas.values() {
+            let metrics = metrics(replica);
+            if metrics.state != ServerState::Leader {
+                continue;
+            }
+            let there: Vec<u64> = metrics
+                .membership_config
+                .nodes()
+                .filter(|(_, place)| place.addr == addr)
+                .map(|(id, _)| *id)
+                .collect();
+            let raft = replica.raft().clone();
+            tokio::spawn(async move {
+                if let Err(error) = raft.trigger().reset_backoff(there).await {
+                    tracing::debug!(%error, "back-off");
+                }
+            });
         }
     }
 
@@ -541,7 +620,14 @@ impl Host {
                 Event::Started(started) => {
                     let (replica, range) = *started;
                     tracing::info!(group = %replica.group(), replica = %replica.id(), "replica started");
+                    if self.draining {
+                        replica.raft().runtime_config().elect(false);
+                    }
                     self.replicas.insert(replica.group(), (replica, range));
+                }
+                Event::Ended(group) => {
+                    self.ended.insert(group);
+                    self.hello_to_storage();
                 }
                 Event::Broken(why) => panic!("a replica cannot start: {why}"),
             }
@@ -558,27 +644,81 @@ impl Host {
             }
             self.send_targets();
             self.start_replicas();
+            self.bound_logs();
             self.follow_meta(now);
             self.mind_the_disk();
         }
         if now >= self.next.sample {
             self.next.sample = now + 10;
-            for (group, (replica, _)) in &self.replicas {
-                let metrics = metrics(replica);
-                if let Err(fatal) = &metrics.running_state {
-                    panic!("{group} has ended: {fatal}");
-                }
-                match (metrics.state, metrics.last_log_index) {
-                    (ServerState::Leader, Some(last)) => self.ages.sample(*group, last, now),
-                    _ => self.ages.forget(*group),
-                }
-            }
+            self.watch_groups(now);
         }
         if now >= self.next.ping {
             self.next.ping = now + PING_MS;
             self.ping();
         }
         self.send_view(now);
+    }
+
+    /// Notes how old entries are; ends a group whose openraft has ended, to start it anew, alone, through the same fence as
+    /// a restart of the process.
+    fn watch_groups(&mut self, now: u64) {
+        let mut failed = Vec::new();
+        for (group, (replica, _)) in &self.replicas {
+            let metrics = metrics(replica);
+            if let Err(fatal) = &metrics.running_state {
+                tracing::error!(%group, %fatal, "the group has ended; it starts anew");
+                failed.push((*group, matches!(fatal, Fatal::StorageError(_))));
+            }
+            match (metrics.state, metrics.last_log_index) {
+                (ServerState::Leader, Some(last)) => self.ages.sample(*group, last, now),
+                _ => self.ages.forget(*group),
+            }
+        }
+        for (group, storage) in failed {
+            self.failures += 1;
+            // What fails again and again is no accident: the process ends with evidence, and its successor starts over.
+            assert!(
+                self.failures <= FAILURES_MAX,
+                "{group} has ended, and groups did so {FAILURES_MAX} times before"
+            );
+            if storage {
+                self.unsound.insert(group);
+            }
+            let Some((replica, _)) = self.replicas.remove(&group) else {
+                continue;
+            };
+            let (report, wake) = (self.report.clone(), self.wake.clone());
+            tokio::spawn(async move {
+                replica.end().await;
+                let _ = report.send(Event::Ended(group));
+                wake.wake();
+            });
+        }
+    }
+
+    /// Lets a group's log go that is larger than its share of `storage.log_retain_bytes`, once a snapshot covers it.
+    fn bound_logs(&self) {
+        let groups = self.replicas.len().max(1) as u64;
+        let share = self.config.storage.log_retain_bytes / groups;
+        for (replica, _) in self.replicas.values() {
+            let Some(upto) = replica.log().beyond(share) else {
+                continue;
+            };
+            let metrics = metrics(replica);
+            let covered = metrics.snapshot.is_some_and(|at| at.index >= upto);
+            let raft = replica.raft().clone();
+            tokio::spawn(async move {
+                let trigger = raft.trigger();
+                let told = if covered {
+                    trigger.purge_log(upto).await
+                } else {
+                    trigger.snapshot().await
+                };
+                if let Err(error) = told {
+                    tracing::debug!(%error, "retention");
+                }
+            });
+        }
     }
 
     fn ping(&mut self) {
@@ -633,7 +773,7 @@ impl Host {
         if changed || now >= self.next.view {
             self.next.view = now + VIEW_MS;
             self.client
-                .push(&FromConsensus::View(Box::new(view.clone())));
+                .tell(&FromConsensus::View(Box::new(view.clone())));
             self.sent_view = Some(view);
         }
     }
@@ -660,7 +800,7 @@ impl Host {
             .collect();
         let current = (self.identity(), targets);
         if self.sent_targets.as_ref() != Some(&current) {
-            self.client.push(&FromConsensus::Targets {
+            self.client.tell(&FromConsensus::Targets {
                 me: Box::new(current.0.clone()),
                 targets: current.1.clone(),
             });
@@ -669,55 +809,70 @@ impl Host {
     }
 
     fn start_replicas(&mut self) {
+        let formed = self
+            .formation
+            .as_ref()
+            .is_some_and(|formation| formation.my_id().is_some());
+        if !formed || self.bootstrapped.is_none() || std::mem::replace(&mut self.starting, true) {
+            return;
+        }
+        for (group, _) in Proposal::groups() {
+            self.start_replica(group);
+        }
+    }
+
+    fn start_replica(&self, group: GroupId) {
         let (Some(formation), Some(bootstrapped)) = (&self.formation, &self.bootstrapped) else {
             return;
         };
         let (Some(formed), Some(me)) = (formation.formed(), formation.my_id()) else {
             return;
         };
-        if std::mem::replace(&mut self.starting, true) {
+        let Some((_, range)) = Proposal::groups()
+            .into_iter()
+            .find(|(known, _)| *known == group)
+        else {
             return;
-        }
-        for (group, range) in Proposal::groups() {
-            let state = bootstrapped
+        };
+        let start = Start {
+            group,
+            range: range.clone(),
+            me,
+            formed: formed.clone(),
+            founder: formation.is_founder(),
+            state: bootstrapped
                 .replicas
                 .iter()
                 .find(|state| state.group == group)
-                .cloned();
-            let start = Start {
-                group,
-                range: range.clone(),
-                me,
-                formed: formed.clone(),
-                founder: formation.is_founder(),
-                state,
-                generation: bootstrapped.generation,
-                config: self.config.clone(),
-                link: self.link.clone(),
-                exchange: self.exchange.clone(),
+                .cloned(),
+            generation: bootstrapped.generation,
+            sound: self.storage_board.get(Gauge::IoErrors) == 0 && !self.unsound.contains(&group),
+            config: self.config.clone(),
+            link: self.link.clone(),
+            exchange: self.exchange.clone(),
+        };
+        let (report, wake) = (self.report.clone(), self.wake.clone());
+        let (client, clock) = (self.client.clone(), self.clock.clone());
+        tokio::spawn(async move {
+            let event = match start_replica(start).await {
+                Ok(started) => Event::Started(Box::new((
+                    Replica::new(Parts {
+                        route: started.route,
+                        raft: started.raft,
+                        log: started.log,
+                        restored: started.restored,
+                        link: started.link,
+                        exchange: started.exchange,
+                        client,
+                        clock,
+                    }),
+                    range,
+                ))),
+                Err(why) => Event::Broken(why),
             };
-            let (report, wake) = (self.report.clone(), self.wake.clone());
-            let (client, clock) = (self.client.clone(), self.clock.clone());
-            tokio::spawn(async move {
-                let event = match start_replica(start).await {
-                    Ok(started) => Event::Started(Box::new((
-                        Replica::new(Parts {
-                            route: started.route,
-                            raft: started.raft,
-                            log: started.log,
-                            link: started.link,
-                            exchange: started.exchange,
-                            client,
-                            clock,
-                        }),
-                        range,
-                    ))),
-                    Err(why) => Event::Broken(why),
-                };
-                let _ = report.send(event);
-                wake.wake();
-            });
-        }
+            let _ = report.send(event);
+            wake.wake();
+        });
     }
 
     /// While there is one data group its leader is brought to the meta group's, once both were stable for 5 s.

@@ -2,15 +2,21 @@
 //!
 //! Deliberately absent: sockets and files. It sees the world through rings only, so that a simulation can bring another.
 
+pub mod client;
 pub mod clock;
 pub mod exchange;
 pub mod formation;
 pub mod frames;
 pub mod host;
+pub mod incoming;
 pub mod log_link;
+#[cfg(test)]
+mod model;
 pub mod outbox;
 pub mod peers;
+pub mod proposals;
 pub mod raft;
+pub mod reads;
 pub mod replica;
 pub mod start;
 pub mod view;
@@ -74,6 +80,15 @@ enum Ended {
     Ring(RingError),
     Other(ExitCode, String),
 }
+#[cfg(test)]
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ended::Ring(error) => error.fmt(f),
+            Ended::Other(exit, why) => write!(f, "{exit:?}: {why}"),
+        }
+    }
+}
 impl From<RingError> for Ended {
     fn from(error: RingError) -> Self {
         Ended::Ring(error)
@@ -128,7 +143,7 @@ async fn serve(mut inheritance: Inheritance) -> Result<ExitCode, Ended> {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         let quiet = host.turn()?;
-        if stop_at.is_some_and(|at| tokio::time::Instant::now() >= at) {
+        if stop_at.is_some_and(|at| tokio::time::Instant::now() >= at || !host.leads()) {
             return Ok(ExitCode::Done);
         }
         if handing_over && !host.leads() {
@@ -161,6 +176,7 @@ async fn serve(mut inheritance: Inheritance) -> Result<ExitCode, Ended> {
                 }
             }
             _ = terminate.recv(), if stop_at.is_none() => {
+                host.drain();
                 let wait = match host.hand_over(None) {
                     Ok(to) => {
                         tracing::info!(to, "stopping: leadership is handed over");

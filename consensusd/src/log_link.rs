@@ -10,8 +10,9 @@ use mareedb_ipc::wire::{RandomId, encode};
 use mareedb_ipc::{RingError, Sender};
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, oneshot};
 
 /// The producing end, shared by all groups of the shard.
@@ -20,12 +21,19 @@ pub struct LogLink {
     /// Told when the head moved.
     room: Notify,
     wake: Arc<Wake>,
+    generation: RandomId,
+    epoch: u64,
+    capacity: u64,
+    message_max: usize,
 }
 
 struct Inner {
     sender: Sender,
     waiting: VecDeque<(u64, Done)>,
+    /// Requests without an answer.
     requests: BTreeMap<u64, Request>,
+    /// Those of them that are not in the ring, or are there in vain; sent in order, as room allows.
+    unsent: BTreeSet<u64>,
     next_request: u64,
     error: Option<RingError>,
 }
@@ -37,8 +45,8 @@ struct Request {
 
 /// Whom to tell when an operation is durable.
 pub enum Done {
-    /// openraft's callback of an append.
-    Append(IOFlushed<C>),
+    /// openraft's callback of an append, and where to note how far the log is durable: the index after its last entry.
+    Append(IOFlushed<C>, Arc<AtomicU64>, u64),
     /// Somebody who waits.
     Waiter(oneshot::Sender<()>),
     /// Nobody.
@@ -49,10 +57,15 @@ impl LogLink {
     /// Takes over the producing end.
     pub fn new(sender: Sender, wake: Arc<Wake>) -> Arc<LogLink> {
         Arc::new(LogLink {
+            generation: sender.generation(),
+            epoch: sender.epoch(),
+            capacity: sender.capacity(),
+            message_max: sender.max_message(),
             inner: Mutex::new(Inner {
                 sender,
                 waiting: VecDeque::new(),
                 requests: BTreeMap::new(),
+                unsent: BTreeSet::new(),
                 next_request: 1,
                 error: None,
             }),
@@ -63,12 +76,22 @@ impl LogLink {
 
     /// Generation of the ring.
     pub fn generation(&self) -> RandomId {
-        self.inner.lock().sender.generation()
+        self.generation
     }
 
     /// The side's epoch.
     pub fn epoch(&self) -> u64 {
-        self.inner.lock().sender.epoch()
+        self.epoch
+    }
+
+    /// Bytes of the ring.
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Bytes of the largest operation.
+    pub fn message_max(&self) -> usize {
+        self.message_max
     }
 
     /// Whether more than half of the ring waits for the disk: then no new work is accepted.
@@ -143,9 +166,11 @@ impl LogLink {
     }
 
     /// Asks storaged, across its restarts.
+    ///
+    /// Cancellation: the answer is dropped when it comes, and the question is not repeated.
     pub async fn request(&self, body: StorageRequest) -> StorageAnswer {
         let (reply, answer) = oneshot::channel();
-        let (number, message) = {
+        let number = {
             let mut inner = self.inner.lock();
             let number = inner.next_request;
             inner.next_request += 1;
@@ -153,25 +178,14 @@ impl LogLink {
                 request: number,
                 body,
             });
-            inner.requests.insert(
-                number,
-                Request {
-                    message: message.clone(),
-                    reply,
-                },
-            );
-            (number, message)
+            inner.requests.insert(number, Request { message, reply });
+            inner.unsent.insert(number);
+            inner.send_requests();
+            number
         };
+        // The main loop arms itself for the head's progress.
+        self.wake.wake();
         let guard = ForgetRequest { link: self, number };
-        loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
-            room.as_mut().enable();
-            if self.try_send(&message, &mut Some(Done::Nobody)) {
-                break;
-            }
-            room.await;
-        }
         let answer = answer.await.unwrap_or_else(|_| StorageAnswer::Failed {
             message: "the request was dropped".into(),
         });
@@ -183,7 +197,10 @@ impl LogLink {
     pub fn receive(&self, message: FromStorage) -> Option<FromStorage> {
         match message {
             FromStorage::Answer { request, body } => {
-                let waiting = self.inner.lock().requests.remove(&request);
+                let mut inner = self.inner.lock();
+                let waiting = inner.requests.remove(&request);
+                inner.unsent.remove(&request);
+                drop(inner);
                 if let Some(waiting) = waiting {
                     // Who asked may have gone.
                     let _ = waiting.reply.send(body);
@@ -192,39 +209,14 @@ impl LogLink {
             }
             FromStorage::Up { epoch } => {
                 tracing::info!(epoch, "storaged is up");
-                self.ask_again();
+                // Its predecessor has lost the answers that it owed.
+                let mut inner = self.inner.lock();
+                inner.unsent = inner.requests.keys().copied().collect();
+                inner.send_requests();
                 None
             }
             other => Some(other),
         }
-    }
-
-    /// storaged has lost the answers that it owed: ask again, in order. What does not fit now is asked by the next call.
-    fn ask_again(&self) {
-        let mut inner = self.inner.lock();
-        let Inner {
-            sender,
-            requests,
-            waiting,
-            error,
-            ..
-        } = &mut *inner;
-        for request in requests.values() {
-            match sender.try_send_encoded(&request.message) {
-                Ok(Some(end)) => waiting.push_back((end, Done::Nobody)),
-                Ok(None) => {
-                    // Room for a quarter of the ring at least is free once storaged has taken what is there; a request
-                    // that does not fit is a sign of a ring full of appends, whose requests are then asked again.
-                    tracing::warn!("no room to ask storaged again");
-                    break;
-                }
-                Err(found) => {
-                    error.get_or_insert(found);
-                    break;
-                }
-            }
-        }
-        sender.publish();
     }
 
     /// Completes what the head has passed. `true`: nothing more will happen without a ring of the doorbell.
@@ -242,6 +234,7 @@ impl LogLink {
             while inner.waiting.front().is_some_and(|(end, _)| *end <= head) {
                 completed.extend(inner.waiting.pop_front().map(|(_, done)| done));
             }
+            inner.send_requests();
             if head < inner.sender.tail() {
                 inner.sender.arm_progress(head)?
             } else {
@@ -253,12 +246,39 @@ impl LogLink {
         }
         for done in completed {
             match done {
-                Done::Append(callback) => callback.io_completed(Ok(())),
+                Done::Append(callback, durable, next) => {
+                    durable.store(next, Ordering::Relaxed);
+                    callback.io_completed(Ok(()));
+                }
                 Done::Waiter(tell) => drop(tell.send(())),
                 Done::Nobody => {}
             }
         }
         Ok(quiet)
+    }
+}
+
+impl Inner {
+    /// Sends what fits of the requests that are due.
+    fn send_requests(&mut self) {
+        while let Some(number) = self.unsent.first().copied() {
+            let Some(request) = self.requests.get(&number) else {
+                self.unsent.remove(&number);
+                continue;
+            };
+            match self.sender.try_send_encoded(&request.message) {
+                Ok(Some(end)) => {
+                    self.unsent.remove(&number);
+                    self.waiting.push_back((end, Done::Nobody));
+                }
+                Ok(None) => break,
+                Err(found) => {
+                    self.error.get_or_insert(found);
+                    break;
+                }
+            }
+        }
+        self.sender.publish();
     }
 }
 
@@ -269,6 +289,8 @@ struct ForgetRequest<'a> {
 }
 impl Drop for ForgetRequest<'_> {
     fn drop(&mut self) {
-        self.link.inner.lock().requests.remove(&self.number);
+        let mut inner = self.link.inner.lock();
+        inner.requests.remove(&self.number);
+        inner.unsent.remove(&self.number);
     }
 }

@@ -27,6 +27,7 @@ pub struct Outbox {
     queue: Mutex<Queue>,
     wake: Arc<Wake>,
     bytes_max: usize,
+    message_max: usize,
 }
 
 #[derive(Default)]
@@ -35,23 +36,38 @@ struct Queue {
     bytes: usize,
 }
 
-/// The queue is full: the message was not taken.
+/// Why a message was not taken.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Full;
+pub enum Refusal {
+    /// The queue is full.
+    Full,
+    /// It has so many bytes, and would never fit the ring.
+    TooLarge(usize),
+}
 
 impl Outbox {
-    /// A queue of at most `bytes_max` bytes.
-    pub fn new(wake: Arc<Wake>, bytes_max: usize) -> Arc<Outbox> {
+    /// A queue of at most `bytes_max` bytes, in front of a ring that carries messages of up to `message_max` bytes.
+    pub fn new(wake: Arc<Wake>, bytes_max: usize, message_max: usize) -> Arc<Outbox> {
         Arc::new(Outbox {
             queue: Mutex::default(),
             wake,
             bytes_max,
+            message_max,
         })
+    }
+
+    /// A queue as large as the ring behind it.
+    pub fn before(sender: &Sender, wake: Arc<Wake>) -> Arc<Outbox> {
+        let bytes = usize::try_from(sender.capacity()).unwrap_or(usize::MAX);
+        Outbox::new(wake, bytes, sender.max_message())
     }
 
     /// Adds a message whose place was reserved by the call that it answers, however full the queue is.
     pub fn push<T: Serialize>(&self, message: &T) {
-        let message = encode(message);
+        self.add(encode(message));
+    }
+
+    fn add(&self, message: Vec<u8>) {
         let mut queue = self.queue.lock();
         queue.bytes += message.len();
         queue.messages.push_back(message);
@@ -62,13 +78,24 @@ impl Outbox {
     /// Adds a message unless the queue is full.
     ///
     /// # Errors
-    /// It is.
-    pub fn try_push<T: Serialize>(&self, message: &T) -> Result<(), Full> {
+    /// It is, or the message can never fit.
+    pub fn try_push<T: Serialize>(&self, message: &T) -> Result<(), Refusal> {
         if self.queue.lock().bytes >= self.bytes_max {
-            return Err(Full);
+            return Err(Refusal::Full);
         }
-        self.push(message);
+        let message = encode(message);
+        if message.len() > self.message_max {
+            return Err(Refusal::TooLarge(message.len()));
+        }
+        self.add(message);
         Ok(())
+    }
+
+    /// Drops all that waits: nobody is there who would understand it.
+    pub fn clear(&self) {
+        let mut queue = self.queue.lock();
+        queue.messages.clear();
+        queue.bytes = 0;
     }
 
     /// Moves what fits into the ring and publishes it. `true`: nothing is left, or the consumer will ring when there is

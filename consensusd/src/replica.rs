@@ -1,27 +1,25 @@
-//! This node's replica of a group: questions of peers, proposals and read indexes of the gateway.
+//! This node's replica of a group: questions of peers, and the doors to its proposals and read indexes.
 
+use crate::client::{Call, Client};
 use crate::clock::Clock;
 use crate::exchange::Exchange;
 use crate::frames::{Answer, Ask, Frame, Route};
+use crate::incoming::Incoming;
 use crate::log_link::LogLink;
-use crate::outbox::Outbox;
+use crate::proposals::Proposals;
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::{SnapshotHandle, from_wire_meta};
-use crate::raft::{C, Payload, Raft};
+use crate::raft::{C, Raft, leader_node};
+use crate::reads::{Reads, Restored};
 use bytes::Bytes;
-use futures::StreamExt;
-use mareedb_ipc::wire::command::stamp;
-use mareedb_ipc::wire::gateway::{ConsensusError, FromConsensus};
 use mareedb_ipc::wire::storage::{SnapshotChunk, SnapshotMeta, StorageAnswer, StorageRequest};
 use mareedb_ipc::wire::{GroupId, NodeId, RandomId, ReplicaId};
-use openraft::ReadPolicy;
 use openraft::alias::{SnapshotOf, VoteOf};
-use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
-use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
+use openraft::async_runtime::WatchReceiver;
+use openraft::raft::TransferLeaderRequest;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::sync::mpsc;
 
 /// A running replica. Cloning it gives another handle.
 #[derive(Clone)]
@@ -33,25 +31,9 @@ struct Shared {
     log: LogStore,
     link: Arc<LogLink>,
     exchange: Arc<Exchange>,
-    client: Arc<Outbox>,
-    clock: Arc<dyn Clock>,
-    /// Last index of the log when leadership was restored: what lies before it was acknowledged by somebody's word, maybe,
-    /// and must be applied before anything is read (LIN-1).
-    floor: u64,
+    proposals: Proposals,
+    reads: Reads,
     streams: Mutex<HashMap<ReplicaId, Incoming>>,
-    reads: Mutex<Reads>,
-}
-
-struct Incoming {
-    stream: u64,
-    next: u64,
-    requests: mpsc::UnboundedSender<AppendEntriesRequest<C>>,
-}
-
-#[derive(Default)]
-struct Reads {
-    waiting: Vec<u64>,
-    running: bool,
 }
 
 /// What a replica is made of.
@@ -62,12 +44,14 @@ pub struct Parts {
     pub raft: Raft,
     /// Its log.
     pub log: LogStore,
+    /// The leadership that it was restored with.
+    pub restored: Option<Restored>,
     /// The log lane.
     pub link: Arc<LogLink>,
     /// Questions to peers.
     pub exchange: Arc<Exchange>,
     /// Answers to the gateway.
-    pub client: Arc<Outbox>,
+    pub client: Arc<Client>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -75,18 +59,20 @@ pub struct Parts {
 impl Replica {
     /// Takes a started group.
     pub fn new(parts: Parts) -> Replica {
-        let floor = parts.log.last().map_or(0, |last| last.index);
         Replica(Arc::new(Shared {
+            proposals: Proposals::new(
+                parts.raft.clone(),
+                parts.link.clone(),
+                parts.client.clone(),
+                parts.clock,
+            ),
+            reads: Reads::new(parts.raft.clone(), parts.client, parts.restored),
             route: parts.route,
             raft: parts.raft,
             log: parts.log,
             link: parts.link,
             exchange: parts.exchange,
-            client: parts.client,
-            clock: parts.clock,
-            floor,
             streams: Mutex::default(),
-            reads: Mutex::default(),
         }))
     }
 
@@ -107,19 +93,36 @@ impl Replica {
         &self.0.log
     }
 
-    /// A question of a peer. Answers go to `addr`, on the stream that this node has dialled.
-    pub fn asked(&self, addr: &str, route: Route, call: u64, ask: Ask) {
-        let me = &self.0;
-        let why = if route.cluster != me.route.cluster {
-            // FORM-2
-            Some(format!("this is cluster {}", me.route.cluster))
-        } else if route.to != me.route.to {
-            // RAFT-5
-            Some(format!("replica {} is not here", route.to))
-        } else {
-            None
-        };
-        if let Some(why) = why {
+    /// The node that leads, as far as this replica knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        leader_node(&self.0.raft)
+    }
+
+    /// Proposes commands that came in one wake-up. Each call is answered on the client lane.
+    pub fn propose(&self, proposals: Vec<(Call, Bytes)>) {
+        self.0.proposals.add(proposals);
+    }
+
+    /// Asks for a read index, which is answered on the client lane.
+    pub fn read_index(&self, call: Call) {
+        self.0.reads.add(call);
+    }
+
+    /// The group has ended or is to end: whoever waits is told, and nothing more reaches its log.
+    ///
+    /// Afterwards nothing of this incarnation of the replica writes to the log lane.
+    pub async fn end(&self) {
+        self.0.streams.lock().clear();
+        self.0.proposals.end();
+        if let Err(error) = self.0.raft.shutdown().await {
+            tracing::warn!(%error, "the group's task");
+        }
+    }
+
+    /// A question of a peer, which runs on `node`. Answers go to `addr`, on the stream that this node has dialled.
+    pub fn asked(&self, addr: &str, node: Option<NodeId>, route: Route, call: u64, ask: Ask) {
+        if let Some(why) = self.stranger(node, route) {
+            tracing::warn!(addr, ?route, why, "a question is refused");
             self.answer(addr, route, call, Answer::Refused(why));
             return;
         }
@@ -137,6 +140,36 @@ impl Replica {
                     replica.answer(&addr, route, call, answer);
                 });
             }
+        }
+    }
+
+    /// Why a question must not reach raft.
+    fn stranger(&self, node: Option<NodeId>, route: Route) -> Option<String> {
+        let own = self.0.route;
+        if route.cluster != own.cluster {
+            // FORM-2
+            return Some(format!("this is cluster {}", own.cluster));
+        }
+        if route.to != own.to {
+            // RAFT-5
+            return Some(format!("replica {} is not here", route.to));
+        }
+        if route.from == own.to {
+            return Some(format!("replica {} is here", route.from));
+        }
+        let metrics = self.0.raft.metrics();
+        let lives = metrics
+            .borrow_watched()
+            .membership_config
+            .get_node(&route.from.0)
+            .map(|place| place.node);
+        match (lives, node) {
+            // A replica that a later membership adds is not known yet.
+            (Some(lives), Some(node)) if lives != node => Some(format!(
+                "replica {} lives on {lives}, not on {node}",
+                route.from
+            )),
+            _ => None,
         }
     }
 
@@ -238,194 +271,29 @@ impl Replica {
         route: Route,
         stream: u64,
         sequence: u64,
-        request: AppendEntriesRequest<C>,
+        request: openraft::raft::AppendEntriesRequest<C>,
     ) {
         let mut streams = self.0.streams.lock();
-        if sequence == 0 {
-            let (requests, incoming) = mpsc::unbounded_channel();
-            streams.insert(
-                route.from,
-                Incoming {
-                    stream,
-                    next: 0,
-                    requests,
-                },
-            );
+        let known = streams.get(&route.from).map(Incoming::stream);
+        if sequence == 0 && known != Some(stream) {
             let replica = self.clone();
             let addr = addr.to_owned();
-            tokio::spawn(async move { replica.serve_stream(&addr, route, stream, incoming).await });
+            let answer = move |answer| replica.answer(&addr, route, stream, answer);
+            let incoming = Incoming::open(stream, &self.0.raft, &self.0.link, answer);
+            streams.insert(route.from, incoming);
         }
-        let in_order = streams
+        let taken = streams
             .get_mut(&route.from)
-            .filter(|open| open.stream == stream && open.next == sequence);
-        let taken = in_order.is_some_and(|open| {
-            open.next += 1;
-            open.requests.send(request).is_ok()
-        });
-        drop(streams);
+            .filter(|open| open.stream() == stream)
+            .is_some_and(|open| open.take(sequence, request));
         if !taken {
-            // A gap, a repetition, or a stream of a predecessor of this process.
-            self.answer(
-                addr,
-                route,
-                stream,
-                Answer::Refused("the stream is broken".into()),
-            );
-        }
-    }
-
-    async fn serve_stream(
-        &self,
-        addr: &str,
-        route: Route,
-        stream: u64,
-        incoming: mpsc::UnboundedReceiver<AppendEntriesRequest<C>>,
-    ) {
-        let link = self.0.link.clone();
-        let input = futures::stream::unfold(incoming, move |mut incoming| {
-            let link = link.clone();
-            async move {
-                let request = incoming.recv().await?;
-                link.uncongested().await;
-                Some((request, incoming))
+            // A gap, a repetition, or a stream of a predecessor of this process: it ends, and with it what it had begun.
+            if known == Some(stream) {
+                streams.remove(&route.from);
             }
-        });
-        let mut output = Box::pin(self.0.raft.stream_append(Box::pin(input)));
-        while let Some(result) = output.next().await {
-            let answer = match result {
-                Ok(result) => Answer::Stream(result),
-                Err(fatal) => Answer::Refused(fatal.to_string()),
-            };
-            self.answer(addr, route, stream, answer);
+            drop(streams);
+            let broken = Answer::Refused("the stream is broken".into());
+            self.answer(addr, route, stream, broken);
         }
     }
-
-    /// Proposes commands, in order, as one batch. Each call is answered on the client lane.
-    pub fn propose(&self, proposals: Vec<(u64, Bytes)>) {
-        let replica = self.clone();
-        tokio::spawn(async move { replica.proposed(proposals).await });
-    }
-
-    async fn proposed(&self, proposals: Vec<(u64, Bytes)>) {
-        let me = &self.0;
-        let (calls, commands): (Vec<u64>, Vec<Bytes>) = proposals.into_iter().unzip();
-        if me.link.congested() {
-            for call in calls {
-                self.reply(call, Err(ConsensusError::Overloaded));
-            }
-            return;
-        }
-        if !me.raft.is_leader() {
-            let leader = self.leader();
-            for call in calls {
-                self.reply(call, Err(ConsensusError::NotLeader { leader }));
-            }
-            return;
-        }
-        let payloads: Vec<Payload> = commands
-            .into_iter()
-            .map(|command| Payload(stamp(me.clock.revision(), &command)))
-            .collect();
-        let mut calls = calls.into_iter();
-        match me.raft.client_write_many(payloads).await {
-            Err(fatal) => tracing::error!(%fatal, "proposal"),
-            Ok(mut results) => {
-                while let Some(result) = results.next().await {
-                    let Some(call) = calls.next() else { break };
-                    let reply = match result {
-                        Ok(Ok(response)) => Ok(response.response.0),
-                        Ok(Err(ClientWriteError::ForwardToLeader(forward))) => {
-                            // It was this node's to propose a moment ago, so that the entry may be in the log.
-                            tracing::debug!(?forward, "leadership lost");
-                            Err(ConsensusError::Uncertain)
-                        }
-                        Ok(Err(other)) => Err(ConsensusError::Refused(other.to_string())),
-                        Err(_) => Err(ConsensusError::Uncertain),
-                    };
-                    self.reply(call, reply);
-                }
-            }
-        }
-        for call in calls {
-            self.reply(call, Err(ConsensusError::Uncertain));
-        }
-    }
-
-    fn reply(&self, call: u64, result: Result<Bytes, ConsensusError>) {
-        self.0
-            .client
-            .push(&FromConsensus::Proposed { call, result });
-    }
-
-    /// The node that leads, as far as this replica knows.
-    pub fn leader(&self) -> Option<NodeId> {
-        use openraft::async_runtime::WatchReceiver;
-        let metrics = self.0.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let leader = metrics.current_leader?;
-        metrics
-            .membership_config
-            .get_node(&leader)
-            .map(|place| place.node)
-    }
-
-    /// Asks for a read index: one round serves all calls that wait for it (LIN-1, RAFT-4: never a lease).
-    pub fn read_index(&self, call: u64) {
-        let mut reads = self.0.reads.lock();
-        reads.waiting.push(call);
-        if !reads.running {
-            reads.running = true;
-            let replica = self.clone();
-            tokio::spawn(async move { replica.serve_reads().await });
-        }
-    }
-
-    async fn serve_reads(&self) {
-        loop {
-            let calls = {
-                let mut reads = self.0.reads.lock();
-                if reads.waiting.is_empty() {
-                    reads.running = false;
-                    return;
-                }
-                std::mem::take(&mut reads.waiting)
-            };
-            let result = self.index().await;
-            for call in calls {
-                self.0.client.push(&FromConsensus::ReadIndex {
-                    call,
-                    result: result.clone(),
-                });
-            }
-        }
-    }
-
-    async fn index(&self) -> Result<u64, ConsensusError> {
-        if !self.0.raft.is_leader() {
-            return Err(ConsensusError::NotLeader {
-                leader: self.leader(),
-            });
-        }
-        match self.0.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
-            // openraft reuses the blank entry of a restored leader, so that its read index may lie before entries that
-            // were acknowledged before the restart; all that the log held then must be applied first.
-            Ok(linearizer) => Ok(linearizer.read_log_id().index().max(self.0.floor)),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                Err(ConsensusError::NotLeader {
-                    leader: node_of(&forward),
-                })
-            }
-            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {
-                Err(ConsensusError::NoQuorum)
-            }
-            Err(other) => {
-                tracing::warn!(%other, "read index");
-                Err(ConsensusError::NotReady)
-            }
-        }
-    }
-}
-
-fn node_of(forward: &ForwardToLeader<C>) -> Option<NodeId> {
-    forward.leader_node.as_ref().map(|place| place.node)
 }

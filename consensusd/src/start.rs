@@ -8,6 +8,7 @@ use crate::raft::log_store::LogStore;
 use crate::raft::network::Factory;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::{Place, Raft};
+use crate::reads::Restored;
 use mareedb_config::Config;
 use mareedb_ipc::wire::storage::{KeyRange, ReplicaState, SnapshotMeta, ToStorage};
 use mareedb_ipc::wire::{GroupId, NodeId, RandomId};
@@ -35,8 +36,10 @@ pub struct Start {
     pub founder: bool,
     /// What storaged holds; `None`: nothing.
     pub state: Option<ReplicaState>,
-    /// Generation of the log lane.
+    /// Generation of the log lane's ring, as storaged has it.
     pub generation: RandomId,
+    /// Whether nothing has happened that makes what storaged holds doubtful: no I/O error, no storage error of this group.
+    pub sound: bool,
     /// The configuration.
     pub config: Config,
     /// The log lane.
@@ -53,6 +56,8 @@ pub struct Started {
     pub raft: Raft,
     /// Its log.
     pub log: LogStore,
+    /// The leadership that it was restored with.
+    pub restored: Option<Restored>,
     /// The log lane.
     pub link: Arc<LogLink>,
     /// Questions to peers.
@@ -60,11 +65,29 @@ pub struct Started {
 }
 
 /// Whether nothing of a group's log can be missing, so that its leader may go on without an election (RAFT-3, hazard A):
-/// the vote was written over *this* link, whose ring still holds whatever storaged had not made durable.
-pub fn is_clean(state: &ReplicaState, generation: RandomId) -> bool {
-    state
-        .vote
-        .is_some_and(|(_, operation)| operation.generation == generation)
+/// the vote was written over *this* link, whose ring still holds whatever storaged had not made durable, and storaged has
+/// made all of that durable before it told the state.
+///
+/// `here` and `there` are the generations of the ring as this side and storaged have it.
+pub fn is_clean(state: &ReplicaState, here: RandomId, there: RandomId, sound: bool) -> bool {
+    #[cfg(test)]
+    if crate::model::mutations().always_clean {
+        return true;
+    }
+    sound
+        && here == there
+        && state
+            .vote
+            .is_some_and(|(_, operation)| operation.generation == here)
+}
+
+/// The leadership that openraft restores from this state, if it is allowed to.
+fn restored(state: &ReplicaState, clean: bool) -> Option<Restored> {
+    let (vote, _) = state.vote.filter(|_| clean)?;
+    (vote.committed && vote.voted_for == Some(state.replica)).then(|| Restored {
+        term: vote.term,
+        last: state.last.map_or(0, |last| last.index),
+    })
 }
 
 /// Starts it; a founder initializes the group if nobody has.
@@ -94,7 +117,9 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
             start.group, own, state.replica
         ));
     }
-    let clean = !fresh && is_clean(&state, start.generation);
+    let here = start.link.generation();
+    let clean = !fresh && is_clean(&state, here, start.generation, start.sound);
+    let restored = restored(&state, clean);
     let cache = usize::try_from(start.config.storage.log_cache_bytes / 2).unwrap_or(usize::MAX);
     let log = LogStore::recovered(start.link.clone(), &state, cache);
     let machine = StateMachine::recovered(start.link.clone(), start.group, state.applied.clone());
@@ -125,7 +150,7 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
     let raft = Raft::new(own.0, config, network, log.clone(), machine)
         .await
         .map_err(|error| error.to_string())?;
-    tracing::info!(group = %start.group, clean, last = ?state.last, vote = ?state.vote.map(|(vote, _)| vote), "replica recovered");
+    tracing::info!(group = %start.group, clean, ?restored, last = ?state.last, vote = ?state.vote.map(|(vote, _)| vote), "replica recovered");
     if start.founder
         && !raft
             .is_initialized()
@@ -161,6 +186,7 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
         },
         raft,
         log,
+        restored,
         link: start.link,
         exchange: start.exchange,
     })
@@ -181,5 +207,39 @@ fn empty(group: GroupId, replica: mareedb_ipc::wire::ReplicaId, range: KeyRange)
         committed: None,
         applied: nothing.clone(),
         persisted: nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mareedb_ipc::wire::{LogPosition, OperationId, ReplicaId, Vote};
+
+    #[test]
+    fn leadership_is_restored_only_over_the_link_that_carried_the_vote() {
+        let (here, other) = (RandomId(1), RandomId(2));
+        let mut state = empty(GroupId(1), ReplicaId(7), KeyRange::whole());
+        assert!(!is_clean(&state, here, here, true), "no vote");
+        let mut vote = Vote {
+            term: 3,
+            voted_for: Some(ReplicaId(7)),
+            committed: true,
+        };
+        let id = |generation| OperationId {
+            generation,
+            position: 9,
+        };
+        state.last = Some(LogPosition { term: 3, index: 5 });
+        state.vote = Some((vote, id(here)));
+        assert!(is_clean(&state, here, here, true));
+        assert!(!is_clean(&state, here, here, false), "an I/O error");
+        assert!(!is_clean(&state, other, other, true), "a replaced link");
+        assert!(!is_clean(&state, here, other, true), "two links");
+        assert_eq!(restored(&state, false), None);
+        let whole = Restored { term: 3, last: 5 };
+        assert_eq!(restored(&state, true), Some(whole));
+        vote.voted_for = Some(ReplicaId(8));
+        state.vote = Some((vote, id(here)));
+        assert_eq!(restored(&state, true), None, "a follower");
     }
 }

@@ -8,7 +8,7 @@ use mareedb_ipc::wire::storage::KeyRange;
 use mareedb_ipc::wire::view::{
     ClusterView, GroupView, LocalReplica, MemberView, NodeIdentity, Reason,
 };
-use mareedb_ipc::wire::{GroupId, LogPosition, META_GROUP, NodeId, ReplicaId};
+use mareedb_ipc::wire::{GroupId, META_GROUP, NodeId, ReplicaId};
 use openraft::Instant;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
@@ -179,17 +179,9 @@ fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica, range: &KeyRange
         local: Some(LocalReplica {
             replica: replica.id(),
             role: role.into(),
-            durable: durable(&metrics),
+            durable: replica.log().durable().as_ref().map(position),
             committed: metrics.local_committed.as_ref().map(position),
             applied: metrics.last_applied.as_ref().map(position),
         }),
     }
-}
-
-/// The last entry of the log; openraft's metrics show it once it is in the ring.
-fn durable(metrics: &RaftMetrics<C>) -> Option<LogPosition> {
-    metrics.last_log_index.map(|index| LogPosition {
-        term: metrics.current_term,
-        index,
-    })
 }

@@ -21,11 +21,18 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes after which an answer of the log is cut.
 const READ_BYTES_MAX: u32 = 1 << 20;
-/// Bytes of one append operation; a batch above is sent in several.
-const APPEND_BYTES_MAX: usize = 1 << 20;
+/// Bytes of entries in one append operation, and in one request to a peer; what is above is sent in several. One entry
+/// always goes, so that a larger one is never stuck.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// A recovered entry counts as so many bytes.
+const RECOVERED_ENTRY_BYTES: u64 = 2 << 10;
+/// Bytes between two marks of the log's size.
+const MARK_BYTES: u64 = 256 << 10;
 
 /// The log of a group.
 #[derive(Clone)]
@@ -34,6 +41,9 @@ pub struct LogStore {
     link: Arc<LogLink>,
     inner: Arc<Mutex<Inner>>,
     cache_bytes_max: usize,
+    batch_bytes_max: usize,
+    /// Index after the last entry that is known to be durable.
+    durable: Arc<AtomicU64>,
 }
 
 struct Inner {
@@ -44,13 +54,23 @@ struct Inner {
     /// The newest entries, contiguous up to `last`.
     tail: VecDeque<(EntryOf<C>, usize)>,
     tail_bytes: usize,
+    /// How many bytes the log had before an index, coarsely: what retention goes by.
+    marks: VecDeque<(u64, u64)>,
+    /// Bytes appended since the start.
+    written: u64,
 }
 
 impl LogStore {
     /// The log as storaged has recovered it.
     pub fn recovered(link: Arc<LogLink>, state: &ReplicaState, cache_bytes_max: usize) -> LogStore {
+        let next = state.last.map_or(0, |last| last.index + 1);
+        let first = state.purged.map_or(0, |purged| purged.index + 1);
+        // Unknown are the sizes of recovered entries: each counts as a rather large one, so that retention errs early.
+        let recovered = next.saturating_sub(first) * RECOVERED_ENTRY_BYTES;
         LogStore {
             group: state.group,
+            // Two batches always fit beside each other, whatever the ring's size.
+            batch_bytes_max: BATCH_BYTES_MAX.min(link.message_max() / 2),
             link,
             inner: Arc::new(Mutex::new(Inner {
                 purged: state.purged.map(log_id),
@@ -62,14 +82,46 @@ impl LogStore {
                 committed: state.committed.map(log_id),
                 tail: VecDeque::new(),
                 tail_bytes: 0,
+                marks: VecDeque::from([(first, 0), (next, recovered)]),
+                written: recovered,
             })),
             cache_bytes_max,
+            durable: Arc::new(AtomicU64::new(next)),
         }
     }
 
-    /// Position of the last entry, durable or not.
+    /// The last entry, durable or not.
     pub fn last(&self) -> Option<LogIdOf<C>> {
         self.inner.lock().last
+    }
+
+    /// The last entry that is known to be durable. Its term is known while it is in the cache or the last of all.
+    pub fn durable(&self) -> Option<LogIdOf<C>> {
+        let inner = self.inner.lock();
+        let last = inner.last?;
+        let next = self.durable.load(Ordering::Relaxed);
+        if next > last.index {
+            return Some(last);
+        }
+        let index = next.checked_sub(1)?;
+        inner
+            .cached(index, next)
+            .first()
+            .map(|entry| entry.log_id)
+            .or(inner.purged.filter(|purged| purged.index == index))
+    }
+
+    /// The largest index that can be purged so that at most about `bytes` of the log stay; `None`: it holds no more.
+    pub fn beyond(&self, bytes: u64) -> Option<u64> {
+        let inner = self.inner.lock();
+        let first = inner.purged.map_or(0, |purged| purged.index + 1);
+        let limit = inner.written.checked_sub(bytes)?;
+        let (index, _) = inner
+            .marks
+            .iter()
+            .rev()
+            .find(|(_, before)| *before <= limit)?;
+        index.checked_sub(1).filter(|upto| *upto >= first)
     }
 }
 
@@ -90,16 +142,108 @@ impl Inner {
         )
     }
 
-    fn cached(&self, from: u64, to: u64) -> Vec<EntryOf<C>> {
+    fn cached_with_sizes(&self, from: u64, to: u64) -> impl Iterator<Item = &(EntryOf<C>, usize)> {
         let first = self.cached_from();
         let skip = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
         let take = usize::try_from(to.saturating_sub(from.max(first))).unwrap_or(usize::MAX);
-        self.tail
-            .iter()
-            .skip(skip)
-            .take(take)
+        self.tail.iter().skip(skip).take(take)
+    }
+
+    fn cached(&self, from: u64, to: u64) -> Vec<EntryOf<C>> {
+        self.cached_with_sizes(from, to)
             .map(|(entry, _)| entry.clone())
             .collect()
+    }
+
+    /// Shows an entry that is in the ring.
+    fn show(&mut self, group: GroupId, entry: EntryOf<C>, size: usize, cache_bytes_max: usize) {
+        // RAFT-2: the log has no holes.
+        let expected = self.last.map_or(0, |last| last.index + 1);
+        assert_eq!(entry.log_id.index, expected, "RAFT-2: {group} has a hole");
+        let bytes = size as u64;
+        if self
+            .marks
+            .back()
+            .is_none_or(|(_, before)| self.written - before >= MARK_BYTES)
+        {
+            self.marks.push_back((expected, self.written));
+        }
+        self.written += bytes;
+        self.last = Some(entry.log_id);
+        self.tail_bytes += size;
+        self.tail.push_back((entry, size));
+        while self.tail_bytes > cache_bytes_max && self.tail.len() > 1 {
+            let dropped = self.tail.pop_front().map_or(0, |(_, size)| size);
+            self.tail_bytes -= dropped;
+        }
+    }
+}
+
+impl LogStore {
+    /// Entries `[from, to)`, as far as they exist, ending before `bytes_max` is passed but not before one entry.
+    async fn read(&self, from: u64, to: u64, bytes_max: usize) -> io::Result<Vec<EntryOf<C>>> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let mut next = from;
+        loop {
+            // Looked at anew after each answer: meanwhile the cache may have let go of more, or the log was cut.
+            let (cached_from, end) = {
+                let inner = self.inner.lock();
+                next = next.max(inner.purged.map_or(0, |purged| purged.index + 1));
+                let end = to.min(inner.last.map_or(0, |last| last.index + 1));
+                let cached_from = inner.cached_from();
+                if next >= cached_from {
+                    for (entry, size) in inner.cached_with_sizes(next, end) {
+                        if !entries.is_empty() && bytes + size > bytes_max {
+                            break;
+                        }
+                        bytes += size;
+                        entries.push(entry.clone());
+                    }
+                    return Ok(entries);
+                }
+                (cached_from, end)
+            };
+            if next >= end {
+                return Ok(entries);
+            }
+            // What the cache no longer has comes from storaged, which has had it in the ring since before it left.
+            let answer = self
+                .link
+                .request(StorageRequest::ReadLog {
+                    group: self.group,
+                    from: next,
+                    to: end.min(cached_from),
+                    max_bytes: READ_BYTES_MAX,
+                })
+                .await;
+            let read = match answer {
+                StorageAnswer::Log { entries } => entries,
+                StorageAnswer::Failed { message } => return Err(io::Error::other(message)),
+                other => return Err(io::Error::other(format!("unexpected answer {other:?}"))),
+            };
+            if read.is_empty() {
+                return Err(io::Error::other(format!(
+                    "{}: entries {next}..{end} are not in the log",
+                    self.group
+                )));
+            }
+            for entry in read {
+                let size = cost(&entry);
+                if !entries.is_empty() && bytes + size > bytes_max {
+                    return Ok(entries);
+                }
+                if entry.position.index != next {
+                    return Err(io::Error::other(format!(
+                        "{}: asked for entry {next}, storaged gave {}",
+                        self.group, entry.position
+                    )));
+                }
+                bytes += size;
+                next += 1;
+                entries.push(from_wire_entry(entry)?);
+            }
+        }
     }
 }
 
@@ -122,43 +266,17 @@ impl RaftLogReader<C> for LogStore {
         &mut self,
         range: RB,
     ) -> Result<Vec<EntryOf<C>>, io::Error> {
-        let (mut from, to) = bounds(range);
-        let (cached_from, to) = {
-            let inner = self.inner.lock();
-            let next = inner.last.map_or(0, |last| last.index + 1);
-            from = from.max(inner.purged.map_or(0, |purged| purged.index + 1));
-            (inner.cached_from(), to.min(next))
-        };
-        let mut entries = Vec::new();
-        // What the cache no longer has comes from storaged, which has had it in the ring since before it left.
-        while from < to.min(cached_from) {
-            let answer = self
-                .link
-                .request(StorageRequest::ReadLog {
-                    group: self.group,
-                    from,
-                    to: to.min(cached_from),
-                    max_bytes: READ_BYTES_MAX,
-                })
-                .await;
-            let read = match answer {
-                StorageAnswer::Log { entries } => entries,
-                StorageAnswer::Failed { message } => return Err(io::Error::other(message)),
-                other => return Err(io::Error::other(format!("unexpected answer {other:?}"))),
-            };
-            let Some(last) = read.last() else {
-                return Err(io::Error::other(format!(
-                    "{}: entries {from}..{to} are not in the log",
-                    self.group
-                )));
-            };
-            from = last.position.index + 1;
-            for entry in read {
-                entries.push(from_wire_entry(entry)?);
-            }
-        }
-        entries.extend(self.inner.lock().cached(from, to));
-        Ok(entries)
+        let (from, to) = bounds(range);
+        self.read(from, to, usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<EntryOf<C>>, io::Error> {
+        // What goes to a peer fits a frame.
+        self.read(start, end, self.batch_bytes_max).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<VoteOf<C>>, io::Error> {
@@ -216,18 +334,29 @@ impl RaftLogStorage<C> for LogStore {
             let mut batch = Vec::new();
             let mut shown = Vec::new();
             let mut bytes = 0;
-            while bytes < APPEND_BYTES_MAX {
-                let Some(entry) = entries.next() else { break };
+            while let Some(entry) = entries.next() {
                 let wire = to_wire_entry(&entry);
                 let size = cost(&wire);
                 bytes += size;
                 batch.push(wire);
                 shown.push((entry, size));
+                let next = entries.peek().map(|next| cost(&to_wire_entry(next)));
+                if next.is_some_and(|next| bytes + next > self.batch_bytes_max) {
+                    break;
+                }
             }
+            let next = shown.last().map(|(entry, _)| entry.log_id.index + 1);
             let last_batch = entries.peek().is_none();
-            let done = match (last_batch, callback.take()) {
-                (true, Some(callback)) => Done::Append(callback),
-                (_, kept) => {
+            let done = match (last_batch, next, callback.take()) {
+                (true, Some(next), Some(callback)) => {
+                    Done::Append(callback, self.durable.clone(), next)
+                }
+                (true, None, Some(callback)) => {
+                    // Nothing to append.
+                    callback.io_completed(Ok(()));
+                    return Ok(());
+                }
+                (_, _, kept) => {
                     callback = kept;
                     Done::Nobody
                 }
@@ -237,22 +366,10 @@ impl RaftLogStorage<C> for LogStore {
                 entries: batch,
             };
             self.link.send(&operation, done).await;
+            // RAFT-6: only now.
             let mut inner = self.inner.lock();
             for (entry, size) in shown {
-                // RAFT-2: the log has no holes.
-                let expected = inner.last.map_or(0, |last| last.index + 1);
-                assert_eq!(
-                    entry.log_id.index, expected,
-                    "RAFT-2: {} has a hole",
-                    self.group
-                );
-                inner.last = Some(entry.log_id);
-                inner.tail_bytes += size;
-                inner.tail.push_back((entry, size));
-            }
-            while inner.tail_bytes > self.cache_bytes_max && inner.tail.len() > 1 {
-                let dropped = inner.tail.pop_front().map_or(0, |(_, size)| size);
-                inner.tail_bytes -= dropped;
+                inner.show(self.group, entry, size, self.cache_bytes_max);
             }
             if last_batch {
                 return Ok(());
@@ -276,7 +393,11 @@ impl RaftLogStorage<C> for LogStore {
             let dropped = inner.tail.pop_back().map_or(0, |(_, size)| size);
             inner.tail_bytes -= dropped;
         }
+        while inner.marks.back().is_some_and(|(index, _)| *index > keep) {
+            inner.marks.pop_back();
+        }
         inner.last = last;
+        self.durable.fetch_min(keep, Ordering::Relaxed);
         Ok(())
     }
 
@@ -295,10 +416,27 @@ impl RaftLogStorage<C> for LogStore {
             let dropped = inner.tail.pop_front().map_or(0, |(_, size)| size);
             inner.tail_bytes -= dropped;
         }
+        // The mark before the first entry stays, so that the size is known.
+        while inner
+            .marks
+            .get(1)
+            .is_some_and(|(index, _)| *index <= upto.index + 1)
+        {
+            inner.marks.pop_front();
+        }
         inner.purged = Some(upto);
+        self.durable.fetch_max(upto.index + 1, Ordering::Relaxed);
         if inner.last.is_none_or(|last| last.index < upto.index) {
             inner.last = Some(upto);
         }
         Ok(())
     }
+}
+
+/// What the entries of a request cost in the log.
+pub fn request_bytes(entries: &[EntryOf<C>]) -> usize {
+    entries
+        .iter()
+        .map(|entry| cost(&to_wire_entry(entry)))
+        .sum()
 }

@@ -63,6 +63,18 @@ pub type Raft = openraft::Raft<C, state_machine::StateMachine>;
 /// A membership.
 pub type Membership = openraft::Membership<u64, Place>;
 
+/// The node that leads a group, as far as its replica here knows.
+pub fn leader_node(raft: &Raft) -> Option<NodeId> {
+    use openraft::async_runtime::WatchReceiver;
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let leader = metrics.current_leader?;
+    metrics
+        .membership_config
+        .get_node(&leader)
+        .map(|place| place.node)
+}
+
 /// A log id in wire's words.
 pub fn position(id: &LogIdOf<C>) -> LogPosition {
     LogPosition {

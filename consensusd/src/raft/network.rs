@@ -22,8 +22,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes of a snapshot part.
-const CHUNK_BYTES: u32 = 512 << 10;
+/// Bytes after which a snapshot part ends. Small, since one entry of the tree above it may come whole.
+const CHUNK_BYTES: u32 = 64 << 10;
+/// Requests of a stream without an answer; more wait in openraft, not in rings and outboxes.
+const OPEN_MAX: u64 = 64;
 
 /// Makes the connections of a group's replica.
 #[derive(Clone)]
@@ -194,16 +196,19 @@ impl RaftNetworkV2<C> for Connection {
         S: Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let (call, answers) = self.exchange.open_stream(&self.addr).map_err(failed)?;
+            let (call, answers) = self
+                .exchange
+                .open_stream(&self.addr, self.route)
+                .map_err(failed)?;
             let stream: BoxStream<'s, _> = Box::pin(futures::stream::unfold(
                 Appending {
                     input: Some(input),
                     call,
-                    route: self.route,
                     answers,
                     sequence: 0,
                     open: 0,
                     patience: self.patience,
+                    waits_since: tokio::time::Instant::now(),
                     ended: false,
                 },
                 |mut state| async move {
@@ -271,26 +276,28 @@ impl RaftNetworkV2<C> for Connection {
 struct Appending<S> {
     input: Option<S>,
     call: crate::exchange::StreamCall,
-    route: Route,
     answers: tokio::sync::mpsc::UnboundedReceiver<Result<Answer, Lost>>,
     sequence: u64,
     /// Questions without an answer.
     open: u64,
     patience: Duration,
+    /// When the oldest open question was asked, or the one before it was answered.
+    waits_since: tokio::time::Instant,
     ended: bool,
 }
 
 impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
     async fn next(&mut self) -> Option<Result<StreamAppendResult<C>, RPCError<C>>> {
-        let deadline = tokio::time::Instant::now() + self.patience;
         loop {
             if self.ended || (self.input.is_none() && self.open == 0) {
                 return None;
             }
+            let deadline = self.waits_since + self.patience;
             tokio::select! {
                 biased;
                 answer = self.answers.recv() => {
                     self.open = self.open.saturating_sub(1);
+                    self.waits_since = tokio::time::Instant::now();
                     let item = match answer {
                         Some(Ok(Answer::Stream(result))) => Ok(result),
                         Some(Ok(other)) => unexpected(&other),
@@ -301,7 +308,7 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
                     return Some(item);
                 }
                 request = async { self.input.as_mut().expect("checked by the guard").next().await },
-                    if self.input.is_some() => {
+                    if self.input.is_some() && self.open < OPEN_MAX => {
                     let Some(request) = request else {
                         self.input = None;
                         continue;
@@ -312,8 +319,11 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
                         request,
                     };
                     self.sequence += 1;
+                    if self.open == 0 {
+                        self.waits_since = tokio::time::Instant::now();
+                    }
                     self.open += 1;
-                    if let Err(lost) = self.call.send(self.route, ask) {
+                    if let Err(lost) = self.call.send(ask) {
                         self.ended = true;
                         return Some(Err(failed(lost)));
                     }

@@ -121,31 +121,40 @@ impl RaftStateMachine<C> for StateMachine {
             }
         }
         let Some(upto) = upto else { return Ok(()) };
-        let results_from = waiting
-            .iter()
-            .find(|(_, (normal, _))| *normal)
-            .map_or(u64::MAX, |(index, _)| *index);
-        let answer = self
-            .ask(StorageRequest::Apply {
-                group: self.group,
-                results_from,
-                upto,
-            })
-            .await?;
-        let StorageAnswer::Applied { outcomes, .. } = answer else {
-            return Err(unexpected(&answer));
+        let first_normal = |waiting: &BTreeMap<u64, (bool, ApplyResponder<C>)>| {
+            waiting
+                .iter()
+                .find(|(_, (normal, _))| *normal)
+                .map_or(u64::MAX, |(index, _)| *index)
         };
-        for (index, outcome) in outcomes {
-            if let Some((_, responder)) = waiting.remove(&index) {
-                responder.send(Reply(outcome));
+        loop {
+            let results_from = first_normal(&waiting);
+            let answer = self
+                .ask(StorageRequest::Apply {
+                    group: self.group,
+                    results_from,
+                    upto,
+                })
+                .await?;
+            let StorageAnswer::Applied { outcomes, .. } = answer else {
+                return Err(unexpected(&answer));
+            };
+            for (index, outcome) in outcomes {
+                if let Some((_, responder)) = waiting.remove(&index) {
+                    responder.send(Reply(outcome));
+                }
+            }
+            // Outcomes that do not fit one answer are asked for again; without progress there are none.
+            let missing = first_normal(&waiting);
+            if missing == u64::MAX || missing == results_from {
+                break;
             }
         }
         for (index, (normal, responder)) in waiting {
             if normal {
-                return Err(io::Error::other(format!(
-                    "storaged gave no outcome of entry {index} of {}",
-                    self.group
-                )));
+                // Applied, and its outcome forgotten: who proposed it is told that it is uncertain, and asks again with the
+                // same identity.
+                tracing::warn!(group = %self.group, index, "storaged gave no outcome");
             }
             responder.send(Reply(Bytes::new()));
         }

@@ -1,0 +1,109 @@
+//! The receiving end of a peer's stream of appends.
+//!
+//! Requests reach openraft in the order of their numbers, or the stream ends. Between here and the answer lie at most a
+//! quarter of the log ring, and nothing is let in while half of the ring waits for the disk, so that openraft's core never
+//! waits for room while votes are due.
+
+use crate::frames::Answer;
+use crate::log_link::LogLink;
+use crate::raft::log_store::request_bytes;
+use crate::raft::{C, Raft};
+use futures::StreamExt;
+use openraft::raft::AppendEntriesRequest;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::{Notify, mpsc};
+
+/// An open stream. Dropping it ends it after what was taken; the answers to that meet nobody.
+pub struct Incoming {
+    stream: u64,
+    next: u64,
+    requests: mpsc::UnboundedSender<AppendEntriesRequest<C>>,
+}
+
+/// Sizes of the requests that openraft has and has not answered.
+#[derive(Default)]
+struct Unanswered {
+    sizes: Mutex<VecDeque<usize>>,
+    answered: Notify,
+}
+
+impl Unanswered {
+    fn bytes(&self) -> usize {
+        self.sizes.lock().iter().sum()
+    }
+    async fn below(&self, limit: usize) {
+        loop {
+            let answered = self.answered.notified();
+            tokio::pin!(answered);
+            answered.as_mut().enable();
+            if self.bytes() < limit {
+                return;
+            }
+            answered.await;
+        }
+    }
+}
+
+impl Incoming {
+    /// Opens a stream into the group; `answer` is called once a request, in order.
+    pub fn open(
+        stream: u64,
+        raft: &Raft,
+        link: &Arc<LogLink>,
+        answer: impl Fn(Answer) + Send + 'static,
+    ) -> Incoming {
+        let (requests, incoming) = mpsc::unbounded_channel::<AppendEntriesRequest<C>>();
+        let unanswered = Arc::new(Unanswered::default());
+        let limit = usize::try_from(link.capacity() / 4).unwrap_or(usize::MAX);
+        let input = {
+            let (link, unanswered) = (link.clone(), unanswered.clone());
+            futures::stream::unfold(incoming, move |mut incoming| {
+                let (link, unanswered) = (link.clone(), unanswered.clone());
+                async move {
+                    let request = incoming.recv().await?;
+                    if !request.entries.is_empty() {
+                        unanswered.below(limit).await;
+                        link.uncongested().await;
+                    }
+                    unanswered
+                        .sizes
+                        .lock()
+                        .push_back(request_bytes(&request.entries));
+                    Some((request, incoming))
+                }
+            })
+        };
+        let mut output = Box::pin(raft.stream_append(Box::pin(input)));
+        tokio::spawn(async move {
+            while let Some(result) = output.next().await {
+                unanswered.sizes.lock().pop_front();
+                unanswered.answered.notify_waiters();
+                answer(match result {
+                    Ok(result) => Answer::Stream(result),
+                    Err(fatal) => Answer::Refused(fatal.to_string()),
+                });
+            }
+        });
+        Incoming {
+            stream,
+            next: 0,
+            requests,
+        }
+    }
+
+    /// Its name.
+    pub fn stream(&self) -> u64 {
+        self.stream
+    }
+
+    /// Takes the request with this number; `false`: it is not the next one, or the stream has ended.
+    pub fn take(&mut self, sequence: u64, request: AppendEntriesRequest<C>) -> bool {
+        if sequence != self.next {
+            return false;
+        }
+        self.next += 1;
+        self.requests.send(request).is_ok()
+    }
+}

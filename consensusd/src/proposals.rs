@@ -1,0 +1,200 @@
+//! Proposals on their way into a group's log.
+//!
+//! All that wait go in by one `client_write_many`, in order. What a group may have in flight, from here to its outcome, is
+//! bounded by a quarter of the log ring, and nothing goes in while half of the ring waits for the disk: openraft's core
+//! waits for room in the ring, and while it does it neither votes nor beats. What does not go in yet waits here, bounded
+//! by as much again; beyond that the answer is `Overloaded`.
+
+use crate::client::{Call, Client};
+use crate::clock::Clock;
+use crate::log_link::LogLink;
+use crate::raft::{C, Payload, Raft, leader_node};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use mareedb_ipc::wire::command::stamp;
+use mareedb_ipc::wire::gateway::ConsensusError;
+use openraft::errors::{ClientWriteError, Fatal};
+use openraft::raft::WriteResult;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// In-flight bytes are counted in units of this size.
+const UNIT: usize = 64;
+
+/// The proposals of a group.
+#[derive(Clone)]
+pub struct Proposals(Arc<Shared>);
+
+struct Shared {
+    raft: Raft,
+    link: Arc<LogLink>,
+    client: Arc<Client>,
+    clock: Arc<dyn Clock>,
+    in_flight: Arc<Semaphore>,
+    units_max: usize,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<(Call, Bytes)>,
+    units: usize,
+    running: bool,
+}
+
+/// What a command costs: its bytes, and what an entry adds.
+fn units(command: &Bytes) -> usize {
+    command.len() / UNIT + 2
+}
+
+impl Proposals {
+    /// Proposals to this group.
+    pub fn new(
+        raft: Raft,
+        link: Arc<LogLink>,
+        client: Arc<Client>,
+        clock: Arc<dyn Clock>,
+    ) -> Proposals {
+        let quarter = usize::try_from(link.capacity() / 4).unwrap_or(usize::MAX >> 4);
+        let units_max = (quarter / UNIT).clamp(1, u32::MAX as usize);
+        Proposals(Arc::new(Shared {
+            raft,
+            link,
+            client,
+            clock,
+            in_flight: Arc::new(Semaphore::new(units_max)),
+            units_max,
+            queue: Mutex::default(),
+        }))
+    }
+
+    /// Takes what came in one wake-up. Each call gets one answer.
+    pub fn add(&self, proposals: Vec<(Call, Bytes)>) {
+        let me = &self.0;
+        let mut refused = Vec::new();
+        let mut queue = me.queue.lock();
+        for (call, command) in proposals {
+            let units = units(&command);
+            if queue.units > 0 && queue.units + units > me.units_max {
+                refused.push(call);
+            } else {
+                queue.units += units;
+                queue.waiting.push_back((call, command));
+            }
+        }
+        let start = !queue.waiting.is_empty() && !std::mem::replace(&mut queue.running, true);
+        drop(queue);
+        for call in refused {
+            me.client.proposed(call, Err(ConsensusError::Overloaded));
+        }
+        if start {
+            let me = self.clone();
+            tokio::spawn(async move { me.run().await });
+        }
+    }
+
+    /// Answers all that waits: the group ends here.
+    pub fn end(&self) {
+        let waiting = std::mem::take(&mut self.0.queue.lock().waiting);
+        for (call, _) in waiting {
+            self.0.client.proposed(call, Err(ConsensusError::NotReady));
+        }
+    }
+
+    async fn run(&self) {
+        let me = &self.0;
+        loop {
+            me.link.uncongested().await;
+            let Some((batch, units)) = self.next() else {
+                return;
+            };
+            let permits = u32::try_from(units.min(me.units_max)).unwrap_or(u32::MAX);
+            let Ok(permit) = me.in_flight.clone().acquire_many_owned(permits).await else {
+                return;
+            };
+            self.propose(batch, permit).await;
+        }
+    }
+
+    /// The next batch, of at most half of what may be in flight, so that one is prepared while another is on its way.
+    fn next(&self) -> Option<(Vec<(Call, Bytes)>, usize)> {
+        let mut queue = self.0.queue.lock();
+        let mut batch = Vec::new();
+        let mut total = 0;
+        while let Some((_, command)) = queue.waiting.front() {
+            let units = units(command);
+            if !batch.is_empty() && total + units > self.0.units_max / 2 {
+                break;
+            }
+            total += units;
+            batch.extend(queue.waiting.pop_front());
+        }
+        queue.units = if queue.waiting.is_empty() {
+            0
+        } else {
+            queue.units.saturating_sub(total)
+        };
+        queue.running = !batch.is_empty();
+        (!batch.is_empty()).then_some((batch, total))
+    }
+
+    async fn propose(&self, batch: Vec<(Call, Bytes)>, permit: OwnedSemaphorePermit) {
+        let me = &self.0;
+        if !me.raft.is_leader() {
+            let leader = leader_node(&me.raft);
+            for (call, _) in batch {
+                let nobody = Err(ConsensusError::NotLeader { leader });
+                me.client.proposed(call, nobody);
+            }
+            return;
+        }
+        let (calls, commands): (Vec<Call>, Vec<Bytes>) = batch.into_iter().unzip();
+        let payloads: Vec<Payload> = commands
+            .into_iter()
+            .map(|command| Payload(stamp(me.clock.revision(), &command)))
+            .collect();
+        match me.raft.client_write_many(payloads).await {
+            Ok(results) => {
+                let client = me.client.clone();
+                tokio::spawn(async move {
+                    settle(&client, calls, results).await;
+                    drop(permit);
+                });
+            }
+            Err(fatal) => {
+                tracing::error!(%fatal, "proposal");
+                for call in calls {
+                    me.client.proposed(call, Err(ConsensusError::Uncertain));
+                }
+            }
+        }
+    }
+}
+
+async fn settle(
+    client: &Client,
+    calls: Vec<Call>,
+    mut results: BoxStream<'static, Result<WriteResult<C>, Fatal<C>>>,
+) {
+    let mut calls = calls.into_iter();
+    while let Some(result) = results.next().await {
+        let Some(call) = calls.next() else { return };
+        let result = match result {
+            // No outcome is known any more of an entry that was applied before storaged was born anew.
+            Ok(Ok(response)) if response.response.0.is_empty() => Err(ConsensusError::Uncertain),
+            Ok(Ok(response)) => Ok(response.response.0),
+            // This node was to propose it a moment ago, so that the entry may be in the log.
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) | Err(_) => {
+                Err(ConsensusError::Uncertain)
+            }
+            Ok(Err(other)) => Err(ConsensusError::Refused(other.to_string())),
+        };
+        client.proposed(call, result);
+    }
+    for call in calls {
+        client.proposed(call, Err(ConsensusError::Uncertain));
+    }
+}

@@ -1,3 +1,14 @@
-//! `maree-db.toml`: schema, defaults, validation.
+//! `maree-db.toml`: schema, defaults, validation, and the reference page that is made from them.
+//!
+//! Every fault of a file is told at once, with its line, its key, and the nearest key that exists.
+
+mod faults;
+mod load;
+mod nearest;
+pub mod reference;
 mod schema;
+mod validate;
+
+pub use faults::{Fault, Faults};
+pub use load::{load, parse};
 pub use schema::*;

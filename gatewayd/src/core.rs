@@ -369,6 +369,26 @@ impl Core {
         }
     }
 
+    /// [`Core::transfer`] to the member with this name; empty: to the one with the longest log.
+    ///
+    /// # Errors
+    /// NOT_FOUND: no member has the name; else as [`Core::transfer`].
+    pub async fn transfer_to(&self, name: &str, deadline: Instant) -> Result<String, ApiError> {
+        let view = self.view();
+        let member = view
+            .iter()
+            .flat_map(|view| &view.members)
+            .find(|member| member.name == name);
+        if member.is_none() && !name.is_empty() {
+            return Err(ApiError::new(
+                ErrorCode::NotFound,
+                format!("no member is called '{name}'"),
+            ));
+        }
+        self.transfer(member.map(|member| member.id), deadline)
+            .await
+    }
+
     /// Hands the leaderships of the leader's node over.
     ///
     /// # Errors

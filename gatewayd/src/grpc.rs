@@ -182,6 +182,19 @@ impl Cluster for Services {
         Ok(Response::new(status::cluster(&self.core)))
     }
 
+    async fn transfer_leadership(
+        &self,
+        request: Request<v1::TransferLeadershipRequest>,
+    ) -> Result<Response<v1::TransferLeadershipResponse>, Status> {
+        let request = request.into_inner();
+        let transfer = async {
+            let deadline = self.core.deadline(request.timeout_ms)?;
+            let leader = self.core.transfer_to(&request.to, deadline).await?;
+            Ok(v1::TransferLeadershipResponse { leader })
+        };
+        self.counted("transfer_leadership", transfer).await
+    }
+
     async fn elections(
         &self,
         _request: Request<v1::ElectionsRequest>,

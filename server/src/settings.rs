@@ -6,10 +6,7 @@ use std::path::Path;
 
 /// Reads and checks the file; the error lists what is wrong with it.
 pub fn load(path: &Path) -> Result<Config, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-    let config: Config =
-        toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let config = mareedb_config::load(path).map_err(|faults| faults.to_string())?;
     logging::filter(&config.log.level)
         .map_err(|error| format!("{}: log.level: {error}", path.display()))?;
     Ok(config)

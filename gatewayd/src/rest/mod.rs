@@ -97,21 +97,10 @@ async fn transfer(State(app): State<App>, params: Params) -> Result<Response, Fa
     let to = params.text("to");
     let deadline = app.core.deadline(params.timeout_ms()?)?;
     params.finish()?;
-    let node = match &to {
-        None => None,
-        Some(name) => {
-            let view = app.core.view();
-            let id = view
-                .iter()
-                .flat_map(|view| &view.members)
-                .find(|member| member.name == *name)
-                .map(|member| member.id);
-            Some(id.ok_or_else(|| {
-                ApiError::new(ErrorCode::NotFound, format!("no member is called '{name}'"))
-            })?)
-        }
-    };
-    let leader = app.core.transfer(node, deadline).await?;
+    let leader = app
+        .core
+        .transfer_to(to.as_deref().unwrap_or_default(), deadline)
+        .await?;
     Ok(json(&serde_json::json!({ "leader": leader })))
 }
 

@@ -1,0 +1,101 @@
+//! How a command ends: exit codes are an interface (docs/cli.md), errors have a way out.
+
+use mareedb_api::{ApiError, ErrorCode};
+use std::process::ExitCode;
+
+/// Exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done; of `cluster status`: healthy.
+    Done = 0,
+    /// The command failed.
+    Failed = 1,
+    /// No node could be reached.
+    NoConnection = 2,
+    /// The cluster works with less than it should have.
+    Degraded = 10,
+    /// The cluster has no quorum, or is forming.
+    NoQuorum = 11,
+    /// Wrong usage.
+    Usage = 64,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        (exit as u8).into()
+    }
+}
+
+/// Why a command did not do what it should.
+#[derive(Debug)]
+pub enum Failure {
+    /// A node answered with an error.
+    Api(ApiError),
+    /// No node could be reached: each endpoint with the reason.
+    NoConnection(Vec<(String, String)>),
+    /// Wrong usage beyond what the parser sees.
+    Usage(String),
+    /// Something of this machine failed.
+    Local(String),
+}
+
+impl Failure {
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Failure::Api(_) | Failure::Local(_) => Exit::Failed,
+            Failure::NoConnection(_) => Exit::NoConnection,
+            Failure::Usage(_) => Exit::Usage,
+        }
+    }
+
+    /// Tells the user.
+    pub fn print(&self) {
+        match self {
+            Failure::Api(error) => {
+                eprintln!("error: {}: {}", error.code, error.message);
+                if !error.remedy.is_empty() {
+                    eprintln!("       {}", error.remedy);
+                }
+            }
+            Failure::NoConnection(tried) => {
+                eprintln!("error: no node can be reached");
+                for (endpoint, why) in tried {
+                    eprintln!("       {endpoint}: {why}");
+                }
+                eprintln!(
+                    "       Check that a node runs there (systemctl status mareedb), or name another with --endpoint HOST:7001."
+                );
+            }
+            Failure::Usage(why) => eprintln!("error: {why}"),
+            Failure::Local(why) => eprintln!("error: {why}"),
+        }
+    }
+}
+
+impl From<ApiError> for Failure {
+    fn from(error: ApiError) -> Self {
+        Failure::Api(error)
+    }
+}
+
+/// What a gRPC status says: an error of ours, or one of the connection.
+pub fn from_status(endpoint: &str, status: &tonic::Status) -> Failure {
+    if let Some(error) = ApiError::from_status(status) {
+        return Failure::Api(error);
+    }
+    match status.code() {
+        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => {
+            Failure::NoConnection(vec![(endpoint.to_owned(), status.message().to_owned())])
+        }
+        tonic::Code::DeadlineExceeded => Failure::Api(
+            ApiError::new(ErrorCode::OutcomeUnknown, "no answer within --timeout")
+                .with_remedy("Ask again with a longer --timeout."),
+        ),
+        tonic::Code::Unimplemented => Failure::Api(ApiError::new(
+            ErrorCode::Unsupported,
+            "the node does not know this request",
+        )),
+        _ => Failure::Local(format!("{endpoint}: {}", status.message())),
+    }
+}

@@ -476,3 +476,6 @@ impl Store {
             .sum()
     }
 }
+
+#[cfg(test)]
+mod tests;

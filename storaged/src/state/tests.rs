@@ -1,0 +1,484 @@
+//! The store against a model, and against itself: flushed, restarted, collected, copied.
+
+use super::*;
+use mareedb_ipc::wire::command::{
+    Command, Compare, CompareOp, CompareTarget, IdempotencyKey, Op, OpResult, Outcome, SessionRef,
+    Txn, encode_command, stamp,
+};
+use mareedb_ipc::wire::read::Query;
+use mareedb_ipc::wire::storage::EntryBody;
+use mareedb_ipc::wire::{FIRST_DATA_GROUP, LogPosition, NodeId, Revision, decode};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use tempfile::TempDir;
+
+const GROUP: GroupId = FIRST_DATA_GROUP;
+const SESSION: RandomId = RandomId(7);
+const TTL_MS: u64 = 1_000;
+
+fn options(dir: &Path) -> StoreOptions {
+    StoreOptions {
+        dir: dir.to_owned(),
+        cache_bytes: 1 << 20,
+        unflushed_bytes_max: 1 << 20,
+        history_ms: 1 << 40,
+        quota_bytes: 0,
+        limits: Limits {
+            idempotency_ttl_ms: TTL_MS,
+            idempotency_keys_max: 20,
+            session_ttl_ms: 1 << 40,
+            ..Limits::default()
+        },
+    }
+}
+
+fn store(dir: &Path) -> Store {
+    let store = Store::open(options(dir)).unwrap();
+    store
+        .create_replica(GROUP, ReplicaId(1), KeyRange::whole())
+        .unwrap();
+    store
+}
+
+fn entry(index: u64, ms: u64, command: &Command) -> LogEntry {
+    LogEntry {
+        position: LogPosition { term: 1, index },
+        body: EntryBody::Normal(stamp(Revision::from_unix_ms(ms), &encode_command(command))),
+    }
+}
+
+fn open_session() -> Command {
+    Command::OpenSession {
+        session: SESSION,
+        node: NodeId(1),
+    }
+}
+
+fn write(sequence: u64, low_water: u64, idempotency: Option<IdempotencyKey>, txn: Txn) -> Command {
+    Command::Write {
+        origin: SessionRef {
+            session: SESSION,
+            sequence,
+            low_water,
+        },
+        epoch: 1,
+        idempotency,
+        txn,
+    }
+}
+
+fn put(key: &[u8], value: &[u8]) -> Op {
+    Op::Put {
+        key: Bytes::copy_from_slice(key),
+        value: Bytes::copy_from_slice(value),
+    }
+}
+
+fn outcome(store: &Store, entry: &LogEntry) -> Outcome {
+    let outcomes = store
+        .apply(GROUP, std::slice::from_ref(entry), entry.position.index)
+        .unwrap();
+    decode(&outcomes[0].1).unwrap()
+}
+
+fn get(store: &Store, key: &[u8], revision: Option<Revision>) -> Option<(Bytes, u64)> {
+    let response = store
+        .read(&ReadRequest {
+            group: GROUP,
+            epoch: 1,
+            min_index: 0,
+            query: Query::Get {
+                key: Bytes::copy_from_slice(key),
+                revision,
+            },
+        })
+        .unwrap();
+    response
+        .items
+        .into_iter()
+        .next()
+        .map(|item| (item.value, item.version))
+}
+
+fn all(store: &Store, revision: Option<Revision>) -> BTreeMap<Vec<u8>, (Bytes, u64)> {
+    let response = store
+        .read(&ReadRequest {
+            group: GROUP,
+            epoch: 1,
+            min_index: 0,
+            query: Query::Range {
+                start: Bytes::new(),
+                end: Bytes::new(),
+                limit: 1000,
+                max_bytes: 1 << 20,
+                revision,
+                keys_only: false,
+            },
+        })
+        .unwrap();
+    response
+        .items
+        .into_iter()
+        .map(|item| (item.key.to_vec(), (item.value, item.version)))
+        .collect()
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    ops: Vec<(u8, Option<u8>)>,
+    compare_absent: Option<u8>,
+    idempotent: Option<u8>,
+    advance_ms: u64,
+    /// What happens to the first store afterwards.
+    event: u8,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    (
+        prop::collection::btree_map(0u8..6, prop::option::of(any::<u8>()), 1..4),
+        prop::option::weighted(0.2, 0u8..6),
+        prop::option::weighted(0.3, 0u8..4),
+        prop_oneof![Just(0u64), 1u64..20, Just(TTL_MS / 2)],
+        0u8..12,
+    )
+        .prop_map(
+            |(ops, compare_absent, idempotent, advance_ms, event)| Step {
+                ops: ops.into_iter().collect(),
+                compare_absent,
+                idempotent,
+                advance_ms,
+                event,
+            },
+        )
+}
+
+fn key(number: u8) -> Vec<u8> {
+    // Zero bytes and prefixes of each other: what escaping is for.
+    vec![0; usize::from(number % 3) + 1]
+        .into_iter()
+        .chain([number / 3])
+        .collect()
+}
+
+fn transaction(step: &Step) -> Txn {
+    let compare = step
+        .compare_absent
+        .map(|number| Compare {
+            key: key(number).into(),
+            target: CompareTarget::Version(0),
+            op: CompareOp::Equal,
+        })
+        .into_iter()
+        .collect();
+    let success = step
+        .ops
+        .iter()
+        .map(|(number, value)| match value {
+            Some(value) => put(&key(*number), &[*value]),
+            None => Op::Delete {
+                key: key(*number).into(),
+            },
+        })
+        .collect();
+    Txn {
+        compare,
+        success,
+        failure: Vec::new(),
+    }
+}
+
+fn copy(from: &Store, to: &Store) {
+    let (snapshot, meta) = from.open_snapshot(GROUP).unwrap();
+    let install = RandomId::draw();
+    to.begin_install(GROUP, install).unwrap();
+    let mut cursor = Bytes::new();
+    for number in 0.. {
+        let chunk = from.read_snapshot(snapshot, &cursor, 200).unwrap();
+        to.install_chunk(install, number, &chunk).unwrap();
+        // A chunk that comes twice changes nothing.
+        to.install_chunk(install, number, &chunk).unwrap();
+        match chunk.next {
+            Some(next) => cursor = next,
+            None => break,
+        }
+    }
+    from.close_snapshot(snapshot);
+    assert_eq!(to.finish_install(GROUP, install, &meta).unwrap(), meta);
+    assert_eq!(
+        to.finish_install(GROUP, install, &meta).unwrap(),
+        meta,
+        "repeating changes nothing"
+    );
+}
+
+type State = BTreeMap<Vec<u8>, (Bytes, u64)>;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// The store does what a map does; and flushes, restarts, collections and copies do not show (DET-1).
+    #[test]
+    fn a_store_is_a_map_with_a_memory(steps in prop::collection::vec(step(), 1..60)) {
+        let (first_dir, second_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        let mut first = store(first_dir.path());
+        let second = store(second_dir.path());
+        let mut model = State::new();
+        let mut past: Vec<(Revision, State)> = Vec::new();
+        let mut log = vec![entry(0, 1, &open_session())];
+        let mut live: BTreeMap<String, (u64, u128, Outcome)> = BTreeMap::new();
+        let mut ms = 1u64;
+        for store in [&first, &second] {
+            prop_assert_eq!(outcome(store, &log[0]), Outcome::SessionOpen);
+        }
+        for (at, step) in steps.iter().enumerate() {
+            let index = at as u64 + 1;
+            ms += step.advance_ms;
+            let txn = transaction(step);
+            let idempotency = step.idempotent.map(|number| IdempotencyKey {
+                key: format!("key-{number}"),
+                fingerprint: xxhash_rust::xxh3::xxh3_128(&mareedb_ipc::wire::encode(&txn)),
+            });
+            let next = entry(index, ms, &write(index, index.saturating_sub(3), idempotency.clone(), txn));
+            let got = outcome(&first, &next);
+            prop_assert_eq!(&got, &outcome(&second, &next));
+            log.push(next);
+            // What a map would do.
+            let known = idempotency.as_ref().and_then(|key| live.get(&key.key)).filter(|(at, ..)| ms - at <= TTL_MS);
+            let repeated = known.is_some();
+            let expected = match (known, &idempotency) {
+                (Some((_, fingerprint, first)), Some(key)) if *fingerprint == key.fingerprint => Some(first.clone()),
+                (Some(_), _) => Some(Outcome::IdempotencyKeyReused),
+                _ => None,
+            };
+            if let Some(expected) = expected {
+                prop_assert_eq!(&got, &expected, "ONCE-1");
+            } else {
+                let Outcome::Done(done) = &got else {
+                    prop_assert!(false, "{:?}", got);
+                    unreachable!()
+                };
+                let holds = step.compare_absent.is_none_or(|number| !model.contains_key(&key(number)));
+                prop_assert_eq!(done.succeeded, holds);
+                if holds {
+                    for ((number, value), result) in step.ops.iter().zip(&done.results) {
+                        match value {
+                            Some(value) => {
+                                let version = model.get(&key(*number)).map_or(1, |(_, version)| version + 1);
+                                model.insert(key(*number), (Bytes::copy_from_slice(&[*value]), version));
+                                prop_assert_eq!(result, &OpResult::Put);
+                            }
+                            None => {
+                                let deleted = model.remove(&key(*number)).is_some();
+                                prop_assert_eq!(result, &OpResult::Delete { deleted });
+                            }
+                        }
+                    }
+                }
+                past.push((done.revision, model.clone()));
+            }
+            if let (false, Some(key)) = (repeated, idempotency) {
+                live.insert(key.key, (ms, key.fingerprint, got));
+            }
+            match step.event {
+                0 => drop(first.flush(GROUP).unwrap()),
+                1 => first.maintain().unwrap(),
+                2 => {
+                    // A crash: what is not in tree files is gone, and the log brings it back.
+                    drop(first);
+                    first = Store::open(options(first_dir.path())).unwrap();
+                    let from = first.applied(GROUP).unwrap().last_applied.map_or(0, |at| at.index + 1);
+                    let replayed = first.apply(GROUP, &log[usize::try_from(from).unwrap()..], 0).unwrap();
+                    prop_assert_eq!(replayed.len() as u64, log.len() as u64 - from);
+                }
+                3 => {
+                    let dir = TempDir::new().unwrap();
+                    let third = store(dir.path());
+                    copy(&first, &third);
+                    prop_assert_eq!(third.digest(GROUP), second.digest(GROUP), "DET-1");
+                    prop_assert_eq!(all(&third, None), model.clone());
+                    drop(third);
+                    let third = Store::open(options(dir.path())).unwrap();
+                    prop_assert_eq!(third.digest(GROUP), second.digest(GROUP), "an installed state is durable");
+                }
+                _ => {}
+            }
+            prop_assert_eq!(first.digest(GROUP), second.digest(GROUP), "DET-1");
+        }
+        prop_assert_eq!(all(&first, None), model);
+        for (revision, state) in &past {
+            prop_assert_eq!(&all(&first, Some(*revision)), state, "the past at {}", revision);
+            for number in 0..6 {
+                prop_assert_eq!(&get(&first, &key(number), Some(*revision)), &state.get(&key(number)).cloned());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_repeat_gets_the_first_outcome_and_a_given_up_number_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let store = store(dir.path());
+    let txn = |value: &[u8]| Txn {
+        success: vec![put(b"k", value)],
+        ..Txn::default()
+    };
+    // ONCE-1
+    let stranger = entry(0, 1, &write(1, 1, None, txn(b"x")));
+    assert_eq!(outcome(&store, &stranger), Outcome::SessionUnknown);
+    assert_eq!(
+        outcome(&store, &entry(1, 1, &open_session())),
+        Outcome::SessionOpen
+    );
+    let first = outcome(&store, &entry(2, 2, &write(1, 1, None, txn(b"1"))));
+    assert!(matches!(first, Outcome::Done(_)));
+    assert_eq!(
+        outcome(&store, &entry(3, 3, &write(1, 1, None, txn(b"1")))),
+        first
+    );
+    assert_eq!(get(&store, b"k", None), Some((Bytes::from_static(b"1"), 1)));
+    outcome(&store, &entry(4, 4, &write(5, 5, None, txn(b"2"))));
+    assert_eq!(
+        outcome(&store, &entry(5, 5, &write(3, 3, None, txn(b"3")))),
+        Outcome::BelowLowWater
+    );
+    assert_eq!(get(&store, b"k", None), Some((Bytes::from_static(b"2"), 2)));
+}
+
+#[test]
+fn a_session_that_nobody_uses_expires_by_logged_time() {
+    let dir = TempDir::new().unwrap();
+    let mut options = options(dir.path());
+    options.limits.session_ttl_ms = 100;
+    let store = Store::open(options).unwrap();
+    store
+        .create_replica(GROUP, ReplicaId(1), KeyRange::whole())
+        .unwrap();
+    outcome(&store, &entry(0, 1, &open_session()));
+    outcome(&store, &entry(1, 2, &write(1, 1, None, Txn::default())));
+    assert_eq!(
+        outcome(&store, &entry(2, 50, &Command::Tick)),
+        Outcome::Ticked
+    );
+    assert!(matches!(
+        outcome(&store, &entry(3, 60, &write(2, 1, None, Txn::default()))),
+        Outcome::Done(_)
+    ));
+    assert_eq!(
+        outcome(&store, &entry(4, 500, &Command::Tick)),
+        Outcome::Ticked
+    );
+    assert_eq!(
+        outcome(&store, &entry(5, 501, &write(3, 1, None, Txn::default()))),
+        Outcome::SessionUnknown
+    );
+}
+
+#[test]
+fn entries_with_a_hole_are_refused_and_change_nothing() {
+    let dir = TempDir::new().unwrap();
+    let store = store(dir.path());
+    outcome(&store, &entry(0, 1, &open_session()));
+    let before = store.digest(GROUP);
+    // SM-3
+    let error = store
+        .apply(GROUP, &[entry(2, 2, &Command::Tick)], 0)
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            StoreError::Hole {
+                expected: 1,
+                found: 2,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert_eq!(store.digest(GROUP), before);
+}
+
+#[test]
+fn a_listed_tree_that_is_gone_is_damage() {
+    let dir = TempDir::new().unwrap();
+    drop(store(dir.path()));
+    std::fs::remove_file(dir.path().join("tree-0").join("current")).unwrap();
+    // SM-2
+    assert!(matches!(
+        Store::open(options(dir.path())),
+        Err(StoreError::Damaged(_))
+    ));
+}
+
+#[test]
+fn a_quota_refuses_growth_and_takes_deletes() {
+    let dir = TempDir::new().unwrap();
+    let mut options = options(dir.path());
+    options.quota_bytes = 20;
+    let store = Store::open(options).unwrap();
+    store
+        .create_replica(GROUP, ReplicaId(1), KeyRange::whole())
+        .unwrap();
+    outcome(&store, &entry(0, 1, &open_session()));
+    let mut index = 0;
+    let mut run = |op: Op| {
+        index += 1;
+        let txn = Txn {
+            success: vec![op],
+            ..Txn::default()
+        };
+        outcome(
+            &store,
+            &entry(index, 1 + index, &write(index, 1, None, txn)),
+        )
+    };
+    assert!(matches!(run(put(b"a", b"0123456789")), Outcome::Done(_)));
+    assert_eq!(run(put(b"b", b"0123456789")), Outcome::QuotaExceeded);
+    assert!(
+        matches!(run(put(b"a", b"9876543210")), Outcome::Done(_)),
+        "no growth"
+    );
+    assert!(matches!(
+        run(Op::Delete {
+            key: Bytes::from_static(b"a")
+        }),
+        Outcome::Done(_)
+    ));
+    assert!(
+        matches!(run(put(b"b", b"0123456789")), Outcome::Done(_)),
+        "it clears by itself"
+    );
+}
+
+#[test]
+fn another_replica_id_and_a_broken_transfer_are_refused() {
+    let dir = TempDir::new().unwrap();
+    let store = store(dir.path());
+    assert!(
+        store
+            .create_replica(GROUP, ReplicaId(1), KeyRange::whole())
+            .is_ok()
+    );
+    // RAFT-5
+    assert!(
+        store
+            .create_replica(GROUP, ReplicaId(2), KeyRange::whole())
+            .is_err()
+    );
+    let install = RandomId::draw();
+    let chunk = SnapshotChunk::default();
+    assert!(
+        store.install_chunk(install, 0, &chunk).is_err(),
+        "not begun"
+    );
+    store.begin_install(GROUP, install).unwrap();
+    assert!(store.install_chunk(install, 1, &chunk).is_err(), "a gap");
+    let meta = SnapshotMeta {
+        last_applied: Some(LogPosition { term: 1, index: 9 }),
+        membership: None,
+    };
+    assert!(
+        store.finish_install(GROUP, install, &meta).is_err(),
+        "it does not hold what is said"
+    );
+    assert_eq!(store.applied(GROUP).unwrap().last_applied, None);
+}

@@ -94,3 +94,28 @@ fn all_nodes_killed_at_once_come_back_with_every_acknowledged_write() {
         settle(&bed, load).await;
     });
 }
+
+#[test]
+fn a_restarted_storage_serves_what_was_applied_without_a_further_write() {
+    block_on(async {
+        let bed = healthy_three().await;
+        let leader = bed.cluster.leader().await.expect("a leader");
+        let node = &bed.cluster.nodes[leader];
+        for number in 0..50 {
+            let written = node
+                .client()
+                .put(&format!("k{number}"), b"v")
+                .await
+                .unwrap();
+            assert_eq!(written.status, 200, "{written:?}");
+        }
+        let pid = node
+            .signal_daemon("storaged", nix::sys::signal::Signal::SIGKILL)
+            .expect("it runs");
+        // LIN-1
+        let read = node.client().get("/v1/kv/k49").await.unwrap();
+        assert_eq!(read.status, 200, "{read:?}");
+        assert_eq!(&read.body[..], b"v");
+        node.await_restart("storaged", pid, PATIENCE).await.unwrap();
+    });
+}

@@ -10,6 +10,7 @@ use crate::frames::{Answer, Frame, LeaderReport, Route};
 use crate::log_link::{Done, LogLink};
 use crate::outbox::{Outbox, Wake};
 use crate::peers::{Ages, Peers};
+use crate::raft::position;
 use crate::replica::{Parts, Replica};
 use crate::start::{Start, start_replica};
 use crate::view::{Sources, lags, metrics, view};
@@ -19,7 +20,9 @@ use mareedb_ipc::wire::gateway::{
     AdminRequest, ConsensusError, FromConsensus, Target, ToConsensus,
 };
 use mareedb_ipc::wire::peer::{PeerHello, PeerIn};
-use mareedb_ipc::wire::storage::{FromStorage, KeyRange, NodeRecord, ReplicaState, ToStorage};
+use mareedb_ipc::wire::storage::{
+    FromStorage, KeyRange, NodeRecord, ReplicaState, StorageRequest, ToStorage,
+};
 use mareedb_ipc::wire::view::{ClusterView, NodeIdentity, Reason};
 use mareedb_ipc::wire::{GroupId, META_GROUP, NodeId, RandomId, decode, encode};
 use mareedb_ipc::{BoardReader, BoardWriter, Gauge, Receiver, RingError, Sender};
@@ -242,19 +245,40 @@ impl Host {
                 return Ok(true);
             };
             self.lanes.from_storage.release(end);
-            if let Some(FromStorage::Bootstrapped {
-                epoch,
-                generation,
-                replicas,
-                records,
-                ..
-            }) = self.link.receive(message)
-                && epoch == self.link.epoch()
-            {
-                self.bootstrap(generation, replicas, &records);
+            match self.link.receive(message) {
+                Some(FromStorage::Bootstrapped {
+                    epoch,
+                    generation,
+                    replicas,
+                    records,
+                    ..
+                }) if epoch == self.link.epoch() => {
+                    self.bootstrap(generation, replicas, &records);
+                }
+                Some(FromStorage::Up { .. }) => self.apply_again(),
+                _ => {}
             }
         }
         Ok(false)
+    }
+
+    /// A new storaged has applied what its files hold, and readers wait for what its predecessor had applied: it applies
+    /// up to there now, not only with the next write.
+    fn apply_again(&self) {
+        for (group, (replica, _)) in &self.replicas {
+            let Some(upto) = metrics(replica).last_applied.as_ref().map(position) else {
+                continue;
+            };
+            let (link, group) = (self.link.clone(), *group);
+            tokio::spawn(async move {
+                link.request(StorageRequest::Apply {
+                    group,
+                    results_from: u64::MAX,
+                    upto,
+                })
+                .await;
+            });
+        }
     }
 
     fn bootstrap(

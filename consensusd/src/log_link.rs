@@ -193,7 +193,7 @@ impl LogLink {
         answer
     }
 
-    /// Takes a message of storaged that answers a request, or announces a new incarnation.
+    /// Takes a message of storaged: what answers a request ends here; anything else is the caller's too.
     pub fn receive(&self, message: FromStorage) -> Option<FromStorage> {
         match message {
             FromStorage::Answer { request, body } => {
@@ -213,7 +213,7 @@ impl LogLink {
                 let mut inner = self.inner.lock();
                 inner.unsent = inner.requests.keys().copied().collect();
                 inner.send_requests();
-                None
+                Some(FromStorage::Up { epoch })
             }
             other => Some(other),
         }

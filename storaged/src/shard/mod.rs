@@ -116,6 +116,7 @@ pub fn run(parts: Parts) -> Ended {
             pending: None,
             next: std::collections::BTreeMap::new(),
             spare_asked: false,
+            recycle_due: true,
         }
         .run(rung)
         .await;

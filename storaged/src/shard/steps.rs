@@ -76,6 +76,8 @@ pub(super) struct Steps {
     /// The next index to hand to the apply thread, by group.
     pub(super) next: BTreeMap<GroupId, u64>,
     pub(super) spare_asked: bool,
+    /// Something happened after which a segment may be free: looking costs a walk over all entries.
+    pub(super) recycle_due: bool,
 }
 
 impl Steps {
@@ -374,6 +376,7 @@ impl Steps {
                     persisted.is_some_and(|at| at.index >= upto.index),
                     "STO-PURGE: {group}: purge up to {upto}, persisted is {persisted:?}"
                 );
+                self.recycle_due = true;
                 Change::Purge { group, upto }
             }
             ToStorage::SaveCommitted { group, committed } => Change::Committed { group, committed },
@@ -439,6 +442,7 @@ impl Steps {
         self.log
             .begin_segment(&mut self.disk)
             .map_err(|error| damaged(&error))?;
+        self.recycle_due = true;
         if let Some(pending) = self.pending.take() {
             let need = pending.bytes + 64 * pending.operations.len() + 256;
             if !self.log.fits(need) {
@@ -457,13 +461,14 @@ impl Steps {
         if self.pending.is_some() || !self.writer.has_room() {
             return Ok(());
         }
-        if self.log.unfinished() == 0 {
+        if self.recycle_due && self.log.unfinished() == 0 {
             let moved = self
                 .log
                 .recycle(&self.disk, SEGMENTS_KEPT)
                 .map_err(|error| damaged(&error))?;
-            if let Some(write) = moved {
-                self.write(write).await?;
+            match moved {
+                Some(write) => self.write(write).await?,
+                None => self.recycle_due = false,
             }
         }
         if self.log.spares() == 0 && !self.spare_asked {

@@ -1,5 +1,6 @@
 //! Holds REST, gRPC and the command line to the public contract: names, shapes and codes, on a real node.
 
+#[allow(dead_code, reason = "not every test program needs all of it")]
 mod support;
 
 use bytes::Bytes;

@@ -1,5 +1,6 @@
 //! Nodes become one cluster, whatever the order in which they start and die, and a node that must not join says why.
 
+#[allow(dead_code, reason = "not every test program needs all of it")]
 mod support;
 
 use nix::sys::signal::Signal;

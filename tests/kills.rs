@@ -1,5 +1,6 @@
 //! Daemons die under load, and nobody loses a write.
 
+#[allow(dead_code, reason = "not every test program needs all of it")]
 mod support;
 
 use mareedb_bench::cluster::DAEMONS;

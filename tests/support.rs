@@ -14,9 +14,9 @@ pub struct Bed {
     /// The nodes.
     pub cluster: Cluster,
     /// Where they live.
-    pub dir: TempDir,
-    /// Their addresses.
-    pub addresses: Addresses,
+    _dir: TempDir,
+    /// Their addresses, claimed as long as they run.
+    _addresses: Addresses,
 }
 
 /// Prepares `count` nodes; nothing is started.
@@ -32,8 +32,8 @@ pub fn bed(count: u8, config: &str) -> Bed {
     .expect("configurations can be written");
     Bed {
         cluster,
-        dir,
-        addresses,
+        _dir: dir,
+        _addresses: addresses,
     }
 }
 
@@ -59,7 +59,6 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// The command line client, built now: cargo does not build another package's executable for a test.
-#[allow(dead_code, reason = "not every test program talks through it")]
 pub fn cli(endpoint: &str, arguments: &[&str]) -> Output {
     static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     let path = BUILT.get_or_init(|| {

@@ -1,5 +1,6 @@
 //! A put goes through all four processes of three nodes, and what the guide shows is what a user sees.
 
+#[allow(dead_code, reason = "not every test program needs all of it")]
 mod support;
 
 use bytes::Bytes;

@@ -59,6 +59,7 @@ fn services_are_those_of_the_contract() {
         [
             "Cluster.Elections",
             "Cluster.Status",
+            "Cluster.TransferLeadership",
             "Kv.Delete",
             "Kv.Get",
             "Kv.Put",

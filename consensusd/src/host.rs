@@ -367,6 +367,8 @@ impl Host {
                     self.hello_to_gateway();
                     self.sent_view = None;
                     self.sent_targets = None;
+                    // It dials nobody, and turns peers away, before it knows who it is.
+                    self.send_targets();
                 }
                 ToConsensus::Propose {
                     call,

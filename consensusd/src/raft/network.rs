@@ -195,29 +195,37 @@ impl RaftNetworkV2<C> for Connection {
     where
         S: Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static,
     {
-        Box::pin(async move {
-            let (call, answers) = self
-                .exchange
-                .open_stream(&self.addr, self.route)
-                .map_err(failed)?;
-            let stream: BoxStream<'s, _> = Box::pin(futures::stream::unfold(
-                Appending {
-                    input: Some(input),
-                    call,
-                    answers,
-                    sequence: 0,
-                    open: 0,
-                    patience: self.patience,
-                    waits_since: tokio::time::Instant::now(),
-                    ended: false,
-                },
-                |mut state| async move {
-                    let item = state.next().await?;
-                    Some((item, state))
-                },
-            ));
-            Ok(stream)
-        })
+        let (exchange, addr) = (self.exchange.clone(), self.addr.clone());
+        let (route, patience) = (self.route, self.patience);
+        // openraft waits out its backoff where the first request is taken from it: a stream that failed before that would
+        // be tried again at once, and again.
+        let opened = async move {
+            let mut input = input;
+            let Some(first) = input.next().await else {
+                return futures::stream::empty().boxed();
+            };
+            let (call, answers) = match exchange.open_stream(&addr, route) {
+                Ok(opened) => opened,
+                Err(lost) => return futures::stream::iter([Err(failed(lost))]).boxed(),
+            };
+            let appending = Appending {
+                input: Some(futures::stream::iter([first]).chain(input)),
+                call,
+                answers,
+                sequence: 0,
+                open: 0,
+                patience,
+                waits_since: tokio::time::Instant::now(),
+                ended: false,
+            };
+            futures::stream::unfold(appending, |mut state| async move {
+                let item = state.next().await?;
+                Some((item, state))
+            })
+            .boxed()
+        };
+        let stream: BoxStream<'s, _> = Box::pin(futures::stream::once(opened).flatten());
+        Box::pin(async move { Ok(stream) })
     }
 
     async fn vote(

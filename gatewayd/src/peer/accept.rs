@@ -34,10 +34,11 @@ pub async fn serve(core: Arc<Core>, peers: Arc<Peers>, stream: TcpStream) -> io:
         return Err(io::Error::other("a peer stream begins with a hello"));
     };
     let (purpose, hello) = *open;
+    // This process is younger than its port: a moment, and consensusd has told who this node is. Turning the peer away
+    // would look like another cluster, and make it wait longer.
+    let _ = timeout(HELLO_LIMIT, peers.known()).await;
     let Some(mine) = peers.hello(hello.identity.id) else {
-        return framed
-            .send(Frame::Reject("the node is starting".into()))
-            .await;
+        return Err(io::Error::other("consensusd has not told who this node is"));
     };
     if let Some(why) = objection(&mine.identity, &hello) {
         tracing::warn!(

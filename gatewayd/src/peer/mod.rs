@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 /// Bytes that may wait for one stream.
@@ -34,6 +34,8 @@ pub struct Peers {
     bulk: Arc<Outbox>,
     inner: Mutex<Inner>,
     next_call: AtomicU64,
+    /// Whether consensusd has said who this node is.
+    known: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -78,6 +80,7 @@ impl Peers {
             bulk,
             inner: Mutex::default(),
             next_call: AtomicU64::new(1),
+            known: watch::Sender::new(false),
         })
     }
 
@@ -91,12 +94,19 @@ impl Peers {
         })
     }
 
+    /// Waits until this node can present itself.
+    pub(crate) async fn known(&self) {
+        // The other end lives in `self`.
+        let _ = self.known.subscribe().wait_for(|known| *known).await;
+    }
+
     /// Keeps streams with these targets, and with no others.
     pub fn set_targets(self: &Arc<Self>, me: &NodeIdentity, targets: &[Target]) {
         let mut inner = self.inner.lock();
         // Another identity (a cluster was formed) is presented by new streams.
         let redial = inner.me.as_ref() != Some(me);
         inner.me = Some(me.clone());
+        self.known.send_replace(true);
         inner.dialled.retain(|(addr, _), dialled| {
             let kept = !redial
                 && targets

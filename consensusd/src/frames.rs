@@ -1,6 +1,6 @@
 //! What consensusd says to other nodes' consensusd, inside the frames that gatewayd carries.
 //!
-//! Format: postcard, [docs/formats/peer-frames.md]; variants are only added at the end. Hostile bytes give an error.
+//! Format: postcard, docs/formats/peer-frames.md; variants are only added at the end. Hostile bytes give an error.
 
 use crate::raft::C;
 use bytes::Bytes;

@@ -503,6 +503,9 @@ impl Host {
             PeerIn::Up { addr, peer } => {
                 if !bulk {
                     tracing::info!(addr, peer = peer.identity.name, "connected");
+                    if let Some(formation) = &mut self.formation {
+                        formation.connected(&addr, peer.identity.incarnation);
+                    }
                     self.peers.up(&addr, *peer);
                     self.exchange.up(&addr);
                     self.resume_replication(&addr);
@@ -771,7 +774,7 @@ impl Host {
     }
 
     fn send_view(&mut self, now: u64) {
-        let rejected: Vec<&str> = self.peers.rejecting().collect();
+        let rejected = self.peers.rejected_by();
         let turned_away = (!rejected.is_empty()).then(|| Reason {
             code: "FOREIGN_CLUSTER".into(),
             message: format!(

@@ -78,12 +78,17 @@ impl Peers {
         let (_, at, lags) = self.report.as_ref()?;
         (now.saturating_sub(*at) < OFFLINE_MS).then(|| lags.get(&node).copied())?
     }
-    /// Addresses whose nodes turned us away.
-    pub fn rejecting(&self) -> impl Iterator<Item = &str> {
+    /// Addresses whose nodes turned this one away, if nobody takes it in: then it is this node that is wrong, and not one
+    /// stray peer.
+    pub fn rejected_by(&self) -> Vec<&str> {
+        if self.by_addr.values().any(|peer| peer.up) {
+            return Vec::new();
+        }
         self.by_addr
             .iter()
             .filter(|(_, peer)| peer.why == Some(DownReason::Rejected))
             .map(|(addr, _)| addr.as_str())
+            .collect()
     }
 }
 

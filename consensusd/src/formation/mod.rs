@@ -128,6 +128,8 @@ pub struct Formation {
     identity: Identity,
     accepted: Option<Proposal>,
     seen: BTreeMap<String, Seen>,
+    /// Who was found at each address that was dialled: `peers` may name a node in another way than it does itself.
+    dialled: BTreeMap<String, RandomId>,
     acks: BTreeSet<RandomId>,
     refused: Option<(Reason, u64)>,
     pending: BTreeMap<String, Pending>,
@@ -219,6 +221,7 @@ impl Formation {
             identity,
             accepted,
             seen: BTreeMap::new(),
+            dialled: BTreeMap::new(),
             acks: BTreeSet::new(),
             refused: None,
             pending: BTreeMap::new(),
@@ -256,20 +259,41 @@ impl Formation {
             .is_some_and(|formed| formed.members[0].facts.incarnation == self.me.incarnation)
     }
 
-    /// Addresses to keep connections with.
+    /// Addresses to keep connections with: the members', or, before there is a cluster, everybody's whom anybody knows.
     pub fn targets(&self) -> BTreeSet<String> {
-        let mut targets: BTreeSet<String> = self.peers.iter().cloned().collect();
-        targets.extend(self.seen.keys().cloned());
-        if let Some(formed) = &self.identity.formed {
-            targets.extend(
-                formed
-                    .members
-                    .iter()
-                    .map(|member| member.facts.addr.clone()),
-            );
-        }
+        let mut targets: BTreeSet<String> = match &self.identity.formed {
+            Some(formed) => formed
+                .members
+                .iter()
+                .map(|member| member.facts.addr.clone())
+                .collect(),
+            None => self
+                .seen
+                .values()
+                .flat_map(|seen| seen.peers.iter().chain([&seen.facts.addr]))
+                .chain(&self.peers)
+                .cloned()
+                .collect(),
+        };
         targets.remove(&self.me.addr);
         targets
+    }
+
+    /// A node answered at an address that was dialled.
+    pub fn connected(&mut self, addr: &str, incarnation: RandomId) {
+        self.dialled.insert(addr.to_owned(), incarnation);
+    }
+
+    /// Whether the node that is meant by an address has been met; this node itself has.
+    fn is_met(&self, addr: &str) -> bool {
+        let by_dialling = self.dialled.get(addr).is_some_and(|incarnation| {
+            *incarnation == self.me.incarnation
+                || self
+                    .seen
+                    .values()
+                    .any(|seen| seen.facts.incarnation == *incarnation)
+        });
+        by_dialling || addr == self.me.addr || self.seen.contains_key(addr)
     }
 
     /// Why this node can't take part, if somebody said so lately.
@@ -282,11 +306,10 @@ impl Formation {
         if self.formed().is_some() {
             return None;
         }
-        let met: BTreeSet<&str> = self.seen.keys().map(String::as_str).collect();
         let awaited: Vec<String> = self
             .peers
             .iter()
-            .filter(|peer| !met.contains(peer.as_str()) && **peer != self.me.addr)
+            .filter(|peer| !self.is_met(peer))
             .cloned()
             .collect();
         let message = if let Some(accepted) = &self.accepted {
@@ -429,8 +452,6 @@ impl Formation {
             .map(|seen| seen.facts.incarnation)
             .collect();
         everybody.insert(self.me.incarnation);
-        let mut addresses: BTreeSet<&str> = self.seen.keys().map(String::as_str).collect();
-        addresses.insert(&self.me.addr);
         let at_least = self
             .seen
             .values()
@@ -444,9 +465,7 @@ impl Formation {
             .flat_map(|seen| &seen.peers)
             .chain(&self.peers);
         let complete = everybody.len() >= at_least as usize
-            && wanted
-                .into_iter()
-                .all(|peer| addresses.contains(peer.as_str()))
+            && wanted.into_iter().all(|peer| self.is_met(peer))
             && self
                 .seen
                 .values()
@@ -643,3 +662,6 @@ impl Formation {
         Vec::new()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,398 @@
+//! Formation in a simulated world: messages are lost, late and out of order, nodes crash at any moment and start again
+//! from what was durable.
+
+use super::*;
+use std::collections::VecDeque;
+
+const STEP_MS: u64 = 20;
+
+struct Random(u64);
+impl Random {
+    /// The next pseudo-random number below `bound` (xorshift64*).
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % bound.max(1)
+    }
+}
+
+struct Node {
+    config: Config,
+    name: String,
+    addr: String,
+    /// What is on disk.
+    records: BTreeMap<String, NodeRecord>,
+    /// What is being written, in order; a crash loses it.
+    writing: VecDeque<NodeRecord>,
+    formation: Option<Formation>,
+}
+
+struct World {
+    nodes: Vec<Node>,
+    /// Due time, receiver, sender, message.
+    flying: Vec<(u64, String, Facts, Message)>,
+    now: u64,
+    random: Random,
+    drawn: u128,
+    loss: u64,
+    /// Answers before the acceptance is durable: what must not be done.
+    hasty: bool,
+    accepted: BTreeMap<String, RandomId>,
+    formed: BTreeSet<RandomId>,
+    faults: Vec<String>,
+}
+
+fn addr(number: usize) -> String {
+    format!("10.0.0.{number}:7001")
+}
+
+impl World {
+    fn new(seed: u64, peers: &[Vec<String>], at_least: u32) -> World {
+        let nodes = peers
+            .iter()
+            .enumerate()
+            .map(|(at, peers)| {
+                let mut config = Config::default();
+                config.cluster.enabled = true;
+                config.cluster.replication_factor = at_least;
+                config.cluster.peers.clone_from(peers);
+                Node {
+                    config,
+                    name: format!("node{}", at + 1),
+                    addr: addr(at + 1),
+                    records: BTreeMap::new(),
+                    writing: VecDeque::new(),
+                    formation: None,
+                }
+            })
+            .collect();
+        World {
+            nodes,
+            flying: Vec::new(),
+            now: 0,
+            random: Random(seed * 2 + 1),
+            drawn: u128::from(seed) << 64,
+            loss: 0,
+            hasty: false,
+            accepted: BTreeMap::new(),
+            formed: BTreeSet::new(),
+            faults: Vec::new(),
+        }
+    }
+
+    fn start(&mut self, at: usize) {
+        self.drawn += 1 << 32;
+        let mut next = self.drawn;
+        let node = &mut self.nodes[at];
+        let records: Vec<NodeRecord> = node.records.values().cloned().collect();
+        let draw = Box::new(move || {
+            next += 1;
+            RandomId(next)
+        });
+        let formation =
+            Formation::new(&node.config, &node.name, &node.addr, "rest", &records, draw);
+        node.formation = Some(formation.unwrap());
+    }
+
+    fn crash(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        node.formation = None;
+        node.writing.clear();
+    }
+
+    fn act(&mut self, at: usize, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Save(record) => {
+                    self.nodes[at].writing.push_back(record.clone());
+                    if self.hasty && record.name == ACCEPTED {
+                        // The fault: the answer goes out before the acceptance is durable.
+                        let answers = self.nodes[at]
+                            .formation
+                            .as_mut()
+                            .unwrap()
+                            .saved(&record.name);
+                        self.act(at, answers);
+                    }
+                }
+                Action::Send(to, message) => {
+                    if self.random.below(100) >= self.loss {
+                        let due = self.now + self.random.below(4 * STEP_MS);
+                        let facts = self.nodes[at].formation.as_ref().unwrap().me.clone();
+                        self.flying.push((due, to, facts, message));
+                    }
+                }
+            }
+        }
+    }
+
+    fn durable(&mut self, at: usize) {
+        let Some(record) = self.nodes[at].writing.pop_front() else {
+            return;
+        };
+        if record.name == ACCEPTED {
+            let proposal: Proposal = decode(&record.value).unwrap();
+            let name = self.nodes[at].name.clone();
+            // FORM-1
+            if let Some(before) = self.accepted.insert(name.clone(), proposal.cluster)
+                && before != proposal.cluster
+            {
+                self.faults.push(format!(
+                    "{name} accepted {before}, then {}",
+                    proposal.cluster
+                ));
+            }
+        }
+        self.nodes[at]
+            .records
+            .insert(record.name.clone(), record.clone());
+        if let Some(formation) = &mut self.nodes[at].formation {
+            let actions = formation.saved(&record.name);
+            self.act(at, actions);
+        }
+    }
+
+    fn step(&mut self) {
+        self.now += STEP_MS;
+        for at in 0..self.nodes.len() {
+            if self.random.below(3) > 0 {
+                self.durable(at);
+            }
+            if let Some(formation) = &mut self.nodes[at].formation {
+                let actions = formation.tick(self.now);
+                self.act(at, actions);
+            }
+        }
+        let now = self.now;
+        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.flying)
+            .into_iter()
+            .partition(|(at, ..)| *at <= now);
+        self.flying = later;
+        for (_, to, from, message) in due {
+            let Some(at) = self.nodes.iter().position(|node| node.addr == to) else {
+                continue;
+            };
+            if let Some(formation) = &mut self.nodes[at].formation {
+                let actions = formation.message(&from.addr, from.incarnation, message, now);
+                self.act(at, actions);
+            }
+        }
+        for node in &self.nodes {
+            if let Some(formed) = node.formation.as_ref().and_then(Formation::formed) {
+                self.formed.insert(formed.cluster);
+            }
+        }
+        if self.formed.len() > 1 {
+            self.faults.push(format!("two clusters: {:?}", self.formed));
+        }
+    }
+
+    fn settle(&mut self) -> bool {
+        self.loss = 0;
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].formation.is_none() {
+                self.start(at);
+            }
+        }
+        for _ in 0..400 {
+            self.step();
+            if self
+                .nodes
+                .iter()
+                .all(|node| node.formation.as_ref().unwrap().formed().is_some())
+            {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn all_know_all(count: usize) -> Vec<Vec<String>> {
+    (1..=count)
+        .map(|me| (1..=count).filter(|other| *other != me).map(addr).collect())
+        .collect()
+}
+
+fn stormy(seed: u64, peers: &[Vec<String>], hasty: bool) -> World {
+    let mut world = World::new(seed, peers, 3);
+    world.hasty = hasty;
+    world.loss = world.random.below(60);
+    let steps = 20 + world.random.below(80);
+    for _ in 0..steps {
+        let at = usize::try_from(world.random.below(peers.len() as u64)).unwrap();
+        match world.random.below(12) {
+            0 => world.crash(at),
+            1 | 2 if world.nodes[at].formation.is_none() => world.start(at),
+            _ => {}
+        }
+        world.step();
+    }
+    world
+}
+
+#[test]
+fn whatever_crashes_exactly_one_cluster_is_formed() {
+    for seed in 1..=600 {
+        let mut world = stormy(seed, &all_know_all(3), false);
+        assert!(world.settle(), "seed {seed}: no cluster");
+        assert_eq!(world.faults, Vec::<String>::new(), "seed {seed}");
+        let ids: Vec<_> = world
+            .nodes
+            .iter()
+            .map(|node| node.formation.as_ref().unwrap().my_id())
+            .collect();
+        assert_eq!(
+            ids,
+            [Some(NodeId(1)), Some(NodeId(2)), Some(NodeId(3))],
+            "seed {seed}"
+        );
+        let founders = world
+            .nodes
+            .iter()
+            .filter(|node| node.formation.as_ref().unwrap().is_founder())
+            .count();
+        assert_eq!(founders, 1);
+    }
+}
+
+#[test]
+fn an_answer_before_the_acceptance_is_durable_would_be_found() {
+    // The cure taken out: this is what the test above looks for.
+    let broken = (1..=3000).any(|seed| {
+        let mut world = stormy(seed, &all_know_all(3), true);
+        world.settle();
+        !world.faults.is_empty() || world.formed.len() > 1 || {
+            let accepted: BTreeSet<_> = world.accepted.values().collect();
+            accepted.len() > 1
+        }
+    });
+    assert!(broken, "the simulation does not see a broken promise");
+}
+
+#[test]
+fn incomplete_lists_of_peers_are_completed_by_hearsay() {
+    // node1 and node3 know only node2; node2 knows node1, itself and node3.
+    let peers = vec![
+        vec![addr(2)],
+        vec![addr(1), addr(2), addr(3)],
+        vec![addr(2)],
+    ];
+    for seed in 1..=50 {
+        let mut world = stormy(seed, &peers, false);
+        assert!(world.settle(), "seed {seed}: no cluster");
+        assert_eq!(world.faults, Vec::<String>::new(), "seed {seed}");
+        assert_eq!(
+            world.nodes[0]
+                .formation
+                .as_ref()
+                .unwrap()
+                .formed()
+                .unwrap()
+                .members
+                .len(),
+            3
+        );
+    }
+}
+
+#[test]
+fn too_few_nodes_wait_and_say_for_whom() {
+    let mut world = World::new(1, &all_know_all(3), 3);
+    world.start(0);
+    world.start(1);
+    for _ in 0..100 {
+        world.step();
+    }
+    let forming = world.nodes[0]
+        .formation
+        .as_ref()
+        .unwrap()
+        .forming()
+        .unwrap();
+    assert_eq!(forming.awaited, [addr(3)]);
+    assert!(forming.message.contains(&addr(3)), "{}", forming.message);
+    world.start(2);
+    assert!(world.settle());
+}
+
+#[test]
+fn a_node_of_another_name_or_with_a_damaged_record_does_not_start() {
+    let mut world = World::new(1, &all_know_all(1), 1);
+    world.nodes[0].config.cluster.enabled = false;
+    assert!(world.settle());
+    let records: Vec<NodeRecord> = world.nodes[0].records.values().cloned().collect();
+    let config = &world.nodes[0].config;
+    let renamed = Formation::new(
+        config,
+        "other",
+        "a",
+        "r",
+        &records,
+        Box::new(|| RandomId(1)),
+    );
+    assert_eq!(
+        renamed.err().map(|reason| reason.code).as_deref(),
+        Some("NAME_CHANGED")
+    );
+    let damaged = vec![NodeRecord {
+        name: IDENTITY.into(),
+        value: Bytes::from_static(b"\xff\xff"),
+    }];
+    let refused = Formation::new(
+        config,
+        "node1",
+        "a",
+        "r",
+        &damaged,
+        Box::new(|| RandomId(1)),
+    );
+    assert_eq!(
+        refused.err().map(|reason| reason.code).as_deref(),
+        Some("RECORD_DAMAGED")
+    );
+}
+
+#[test]
+fn strangers_are_told_why_they_are_not_let_in() {
+    let mut world = World::new(1, &all_know_all(3), 3);
+    assert!(world.settle());
+    let formation = world.nodes[0].formation.as_mut().unwrap();
+    let cluster = formation.formed().unwrap().cluster;
+    let hello = |name: &str, incarnation: u128, cluster: Option<RandomId>| Message::Hello {
+        facts: Facts {
+            name: name.into(),
+            incarnation: RandomId(incarnation),
+            addr: "10.9.9.9:7001".into(),
+            rest_addr: String::new(),
+        },
+        met: BTreeSet::new(),
+        peers: Vec::new(),
+        cluster,
+        at_least: 3,
+    };
+    let mut told = |message: Message| {
+        let actions = formation.message("10.9.9.9:7001", RandomId(5), message, 0);
+        actions.into_iter().find_map(|action| match action {
+            Action::Send(_, Message::Refuse(reason)) => Some(reason.code),
+            _ => None,
+        })
+    };
+    assert_eq!(
+        told(hello("node2", 5, None)).as_deref(),
+        Some("EMPTY_DIRECTORY")
+    );
+    assert_eq!(
+        told(hello("node9", 5, None)).as_deref(),
+        Some("WAITING_FOR_ADD_NODE")
+    );
+    assert_eq!(
+        told(hello("node9", 5, Some(RandomId(1)))).as_deref(),
+        Some("FOREIGN_CLUSTER")
+    );
+    assert_eq!(
+        told(hello("node9", 5, Some(cluster))).as_deref(),
+        Some("WAITING_FOR_ADD_NODE")
+    );
+}

@@ -137,6 +137,72 @@ pub async fn strike(
     })
 }
 
+/// Kills the leader's whole node, waits until writes flow through the others, and starts it again.
+///
+/// # Errors
+/// No new leader, or no healthy cluster, in 30 s.
+pub async fn strike_node(cluster: &mut Cluster, load: &Load) -> Result<Round, String> {
+    let limit = Duration::from_secs(30);
+    cluster.await_healthy(limit).await?;
+    // The data group's leader follows the meta group's; before that, the kill would hit only one of them.
+    let together = |status: &serde_json::Value| {
+        let groups = status["groups"].as_array();
+        groups.is_some_and(|groups| {
+            groups
+                .iter()
+                .all(|group| group["leader"] == status["leader"])
+        })
+    };
+    cluster.await_status(limit, together).await?;
+    let at = cluster.leader().await.ok_or("nobody knows a leader")?;
+    let count = cluster.nodes.len();
+    let watcher = (at + 1) % count;
+    let before = cluster.nodes[watcher].ask("/v1/cluster").await?;
+    let failed_before = load.failed();
+    load.take_window();
+    let struck = Instant::now();
+    cluster.nodes[at]
+        .kill9()
+        .map_err(|error| error.to_string())?;
+    let target = load.acknowledged() + 8 * load.plan().clients as u64;
+    while load.acknowledged() < target && load.failed() == failed_before {
+        if struck.elapsed() > limit {
+            return Err(format!(
+                "writes do not flow {limit:?} after {} was killed",
+                cluster.nodes[at].name
+            ));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // Clients are spread over the nodes in turn; those of the dead one have nobody to ask.
+    let stalls_us = load
+        .take_window()
+        .into_iter()
+        .enumerate()
+        .filter(|(client, _)| client % count != at)
+        .map(|(_, stall)| u64::try_from(stall.as_micros()).unwrap_or(u64::MAX))
+        .collect();
+    let after = cluster.nodes[watcher].ask("/v1/cluster").await?;
+    cluster.nodes[at]
+        .start()
+        .map_err(|error| error.to_string())?;
+    cluster.await_healthy(limit).await?;
+    let restart_ms = u64::try_from(struck.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let name = |status: &serde_json::Value| status["leader"].as_str().unwrap_or("none").to_owned();
+    let term = |status: &serde_json::Value| number(&status["term"]).unwrap_or(0);
+    Ok(Round {
+        daemon: "the node",
+        place: Place::Leader,
+        node: cluster.nodes[at].name.clone(),
+        stalls_us,
+        failed: load.failed() - failed_before,
+        term: (term(&before), term(&after)),
+        leader: (name(&before), name(&after)),
+        restarts: 0,
+        restart_ms,
+    })
+}
+
 /// Median and maximum of the longest delay per client over several rounds, in milliseconds.
 pub fn stall_figures(rounds: &[&Round]) -> (f64, f64) {
     let mut all: Vec<u64> = rounds

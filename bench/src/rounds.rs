@@ -2,7 +2,7 @@
 
 use crate::cluster::{Addresses, Cluster, DAEMONS, Options, sibling_executable};
 use crate::demo::table;
-use crate::failover::{Blow, Place, Round, stall_figures, strike};
+use crate::failover::{Blow, Place, Round, stall_figures, strike, strike_node};
 use crate::load::{Load, Plan, check};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,6 +22,9 @@ pub struct Args {
     /// SIGSTOP instead of kill -9.
     #[arg(long)]
     pub stop: bool,
+    /// Kills the leader's whole node in each round, instead of daemons.
+    #[arg(long)]
+    pub nodes: bool,
     /// Build the executables of the nodes first.
     #[arg(long, hide = true)]
     pub build: bool,
@@ -67,6 +70,10 @@ pub async fn run(args: &Args) -> Result<(), String> {
     let blow = if args.stop { Blow::Stop } else { Blow::Kill };
     let mut rounds: Vec<Round> = Vec::new();
     for _ in 0..args.rounds {
+        if args.nodes {
+            rounds.push(strike_node(&mut cluster, &load).await?);
+            continue;
+        }
         for daemon in DAEMONS {
             for place in [Place::Leader, Place::Follower] {
                 let round = strike(&cluster, &load, daemon, place, blow).await?;
@@ -79,12 +86,15 @@ pub async fn run(args: &Args) -> Result<(), String> {
     let verdict = check(&plan, &summary, cluster.nodes[0].rest()).await?;
     table(&rounds);
     println!();
-    for daemon in DAEMONS {
+    for daemon in DAEMONS.into_iter().chain(["the node"]) {
         for place in [Place::Leader, Place::Follower] {
             let some: Vec<&Round> = rounds
                 .iter()
                 .filter(|round| round.daemon == daemon && round.place == place)
                 .collect();
+            if some.is_empty() {
+                continue;
+            }
             let (median, maximum) = stall_figures(&some);
             let unmoved = some.iter().filter(|round| round.unmoved()).count();
             println!(

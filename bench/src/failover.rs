@@ -154,6 +154,23 @@ pub async fn strike_node(cluster: &mut Cluster, load: &Load) -> Result<Round, St
         })
     };
     cluster.await_status(limit, together).await?;
+    // Clients of a node that was dead have writes to catch up with; their delay is not this kill's.
+    let caught_up = Duration::from_millis(200);
+    let began = Instant::now();
+    loop {
+        load.take_window();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        if load
+            .take_window()
+            .into_iter()
+            .all(|delay| delay < caught_up)
+        {
+            break;
+        }
+        if began.elapsed() > limit {
+            return Err(format!("clients do not catch up within {limit:?}"));
+        }
+    }
     let at = cluster.leader().await.ok_or("nobody knows a leader")?;
     let count = cluster.nodes.len();
     let watcher = (at + 1) % count;

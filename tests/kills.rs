@@ -4,7 +4,7 @@
 mod support;
 
 use mareedb_bench::cluster::DAEMONS;
-use mareedb_bench::failover::{Blow, Place, strike};
+use mareedb_bench::failover::{Blow, Place, strike, strike_node};
 use mareedb_bench::load::{Load, Plan, check};
 use support::{Bed, PATIENCE, block_on, healthy_three};
 
@@ -118,5 +118,24 @@ fn a_restarted_storage_serves_what_was_applied_without_a_further_write() {
         assert_eq!(read.status, 200, "{read:?}");
         assert_eq!(&read.body[..], b"v");
         node.await_restart("storaged", pid, PATIENCE).await.unwrap();
+    });
+}
+
+#[test]
+fn the_leaders_whole_node_may_be_killed_under_load() {
+    block_on(async {
+        let mut bed = healthy_three().await;
+        let load = load(&bed, "node-");
+        for _ in 0..2 {
+            let round = strike_node(&mut bed.cluster, &load)
+                .await
+                .unwrap_or_else(|why| panic!("{why}"));
+            // RAFT-1: another leader is another term.
+            assert!(
+                round.term.1 > round.term.0 || round.leader.1 == "none",
+                "{round:?}"
+            );
+        }
+        settle(&bed, load).await;
     });
 }

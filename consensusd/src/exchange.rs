@@ -8,6 +8,7 @@
 
 use crate::frames::{Answer, Ask, Frame, Route};
 use crate::outbox::{Outbox, Refusal};
+use crate::succession::Evidence;
 use mareedb_ipc::wire::peer::PeerOut;
 use mareedb_ipc::wire::{RandomId, encode};
 use parking_lot::Mutex;
@@ -40,6 +41,7 @@ pub struct Exchange {
     peer: Arc<Outbox>,
     bulk: Arc<Outbox>,
     inner: Mutex<Inner>,
+    evidence: Evidence,
 }
 
 struct Inner {
@@ -79,6 +81,7 @@ impl Exchange {
         Arc::new(Exchange {
             peer,
             bulk,
+            evidence: Evidence::default(),
             inner: Mutex::new(Inner {
                 // Far from where a predecessor was, and from where numbers end.
                 next: u64::try_from(RandomId::draw().0 >> 65).expect("63 bits"),
@@ -131,6 +134,11 @@ impl Exchange {
             Answer::Refused(why) => Err(Lost::Refused(why)),
             answer => Ok(answer),
         }
+    }
+
+    /// What was seen of nodes that are gone.
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
     }
 
     /// Opens a call with many answers; its number is the stream's name.

@@ -105,6 +105,15 @@ pub enum Ask {
         /// The leader's vote and what the snapshot holds, on the last part.
         finish: Option<(VoteOf<C>, SnapshotMeta)>,
     },
+    /// Asks whether the receiver, too, has evidence that the leader's node is gone. Changes nothing.
+    LeaderGone {
+        /// The leader.
+        leader: ReplicaId,
+        /// Its term.
+        term: u64,
+    },
+    /// Asks for a vote by that evidence: a receiver that has it looks past the lease.
+    Succession(VoteRequest<C>),
 }
 
 /// An answer.
@@ -124,6 +133,15 @@ pub enum Answer {
     Installed(VoteOf<C>),
     /// The question was not put to the replica.
     Refused(String),
+    /// Of `LeaderGone`.
+    LeaderGone {
+        /// Whether it has.
+        confirmed: bool,
+        /// The last entry of its log.
+        last: Option<LogIdOf<C>>,
+        /// Name of its node.
+        name: String,
+    },
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use mareedb_config::Config;
 use mareedb_ipc::wire::gateway::{
     AdminRequest, ConsensusError, FromConsensus, Target, ToConsensus,
 };
-use mareedb_ipc::wire::peer::{PeerHello, PeerIn};
+use mareedb_ipc::wire::peer::{DownReason, PeerHello, PeerIn};
 use mareedb_ipc::wire::storage::{
     FromStorage, KeyRange, NodeRecord, ReplicaState, StorageRequest, ToStorage,
 };
@@ -506,6 +506,7 @@ impl Host {
                     if let Some(formation) = &mut self.formation {
                         formation.connected(&addr, peer.identity.incarnation);
                     }
+                    self.exchange.evidence().heard(&addr);
                     self.peers.up(&addr, *peer);
                     self.exchange.up(&addr);
                     self.resume_replication(&addr);
@@ -518,6 +519,12 @@ impl Host {
                     tracing::info!(addr, ?why, "not connected");
                     self.peers.down(&addr, why);
                     self.exchange.down(&addr);
+                    if why == DownReason::Refused {
+                        self.exchange.evidence().refused(&addr);
+                        for (replica, _) in self.replicas.values() {
+                            replica.suspect(&addr);
+                        }
+                    }
                 } else {
                     // The peer stream lives on.
                     self.exchange.lost(&addr, Way::Bulk);
@@ -539,6 +546,7 @@ impl Host {
     fn frame(&mut self, from: &PeerHello, frame: Frame, now: u64) {
         let addr = from.identity.addr.as_str();
         self.peers.heard(addr, from, now);
+        self.exchange.evidence().heard(addr);
         match frame {
             Frame::Ping {
                 incarnation,

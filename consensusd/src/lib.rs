@@ -19,6 +19,7 @@ pub mod raft;
 pub mod reads;
 pub mod replica;
 pub mod start;
+pub mod succession;
 pub mod view;
 
 use host::{Host, Lanes};

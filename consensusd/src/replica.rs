@@ -11,6 +11,7 @@ use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::{SnapshotHandle, from_wire_meta};
 use crate::raft::{C, Raft, leader_node};
 use crate::reads::{Reads, Restored};
+use crate::view::metrics;
 use bytes::Bytes;
 use mareedb_ipc::wire::storage::{SnapshotChunk, SnapshotMeta, StorageAnswer, StorageRequest};
 use mareedb_ipc::wire::{GroupId, NodeId, RandomId, ReplicaId};
@@ -91,6 +92,15 @@ impl Replica {
     /// The log.
     pub fn log(&self) -> &LogStore {
         &self.0.log
+    }
+
+    /// Questions to peers.
+    pub fn exchange(&self) -> &Arc<Exchange> {
+        &self.0.exchange
+    }
+    /// Cluster, group, and this replica as `to`.
+    pub fn route(&self) -> Route {
+        self.0.route
     }
 
     /// The node that leads, as far as this replica knows.
@@ -203,6 +213,25 @@ impl Replica {
                 .await
                 .map(Answer::Vote)
                 .map_err(|error| told(&error)),
+            Ask::Succession(mut request) => {
+                // Without evidence of its own a receiver keeps to the lease.
+                let leader = metrics(self).current_leader;
+                request.leadership_transfer = leader.is_some_and(|leader| {
+                    self.confirms_gone(ReplicaId(leader), metrics(self).current_term)
+                });
+                raft.vote(request)
+                    .await
+                    .map(Answer::Vote)
+                    .map_err(|error| told(&error))
+            }
+            Ask::LeaderGone { leader, term } => {
+                let (last, name) = self.claim();
+                Ok(Answer::LeaderGone {
+                    confirmed: self.confirms_gone(leader, term),
+                    last,
+                    name,
+                })
+            }
             Ask::PreVote(request) => raft
                 .pre_vote(request)
                 .await

@@ -233,7 +233,12 @@ impl RaftNetworkV2<C> for Connection {
         request: VoteRequest<C>,
         option: RPCOption,
     ) -> Result<VoteResponse<C>, RPCError<C>> {
-        match self.ask(Ask::Vote(request), &option).await? {
+        let ask = if self.exchange.evidence().campaigns(self.route.group) {
+            Ask::Succession(request)
+        } else {
+            Ask::Vote(request)
+        };
+        match self.ask(ask, &option).await? {
             Answer::Vote(response) => Ok(response),
             other => unexpected(&other),
         }

@@ -63,6 +63,8 @@ pub enum Cell {
     Digests,
     /// `Vec<`[`crate::LinkUsage`]`>` on the supervisor's board.
     Links,
+    /// `Vec<`[`crate::LogEnd`]`>` on storaged's board.
+    LogEnds,
 }
 impl Cell {
     fn index(self) -> usize {
@@ -73,6 +75,7 @@ impl Cell {
             Cell::Node => 6,
             Cell::Digests => 7,
             Cell::Links => 8,
+            Cell::LogEnds => 9,
         }
     }
 }
@@ -129,6 +132,13 @@ impl BoardWriter {
         BoardWriter {
             map: Arc::new(map),
             sequences: Arc::new(Mutex::new(sequences)),
+        }
+    }
+
+    /// What this process or its predecessor shows.
+    pub fn reader(&self) -> BoardReader {
+        BoardReader {
+            map: self.map.clone(),
         }
     }
 

@@ -31,6 +31,6 @@ pub use receiver::Receiver;
 pub use ring::RingError;
 pub use sender::Sender;
 pub use status::{
-    CorruptLink, DaemonState, DaemonStatus, GroupDigest, LastExit, LinkUsage, NodeStatus,
+    CorruptLink, DaemonState, DaemonStatus, GroupDigest, LastExit, LinkUsage, LogEnd, NodeStatus,
 };
 pub use topology::{ChannelId, Lane, RingSizes, Role, Topology, Waiter};

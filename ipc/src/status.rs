@@ -77,6 +77,15 @@ pub struct GroupDigest {
     pub digest: String,
 }
 
+/// How far a shard's log was acknowledged: a successor that recovers less has lost something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEnd {
+    /// The shard.
+    pub shard: u16,
+    /// Every unit of its log up to this one was durable.
+    pub unit: u64,
+}
+
 /// A daemon's report of a link that it cannot use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CorruptLink {

@@ -1,7 +1,7 @@
 //! The storage daemon: logs, state machines, snapshots.
 //!
-//! A shard is a thread with an executor over io_uring that owns a log ([`shard`]), with threads beside it that apply and
-//! flush; reader threads serve gatewayd ([`reader`]). The main thread watches them and beats only while they turn.
+//! A shard is a thread with an executor over io_uring that owns a log ([`shard`]), with threads beside it that apply, read
+//! and flush; reader threads serve gatewayd ([`reader`]). The main thread watches them and beats only while they turn.
 
 pub mod io;
 pub mod log;
@@ -10,8 +10,7 @@ pub mod shard;
 pub mod state;
 
 use crate::io::StdDisk;
-use crate::log::Log;
-use crate::log::recover::LogError;
+use crate::log::{Log, LogOptions};
 use mareedb_config::Config;
 use mareedb_ipc::{
     BoardWriter, Cell, CorruptLink, ExitCode, Gauge, GroupDigest, Inheritance, Lane, RingError,
@@ -19,8 +18,8 @@ use mareedb_ipc::{
 };
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use shard::{Answers, Ended, Parts};
-use state::{Store, StoreError, StoreOptions};
+use shard::{Answers, Ended, Ends, Parts};
+use state::{Store, StoreOptions};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -93,16 +92,13 @@ fn start(inheritance: &mut Inheritance) -> Result<Running, Ended> {
         history_ms: config.storage.history_ms,
         quota_bytes: config.storage.quota_bytes,
         limits: config.limits.clone(),
-    })
-    .map_err(|error| match error {
-        StoreError::Damaged(_) => failed(ExitCode::StateDamaged, &error),
-        error => failed(ExitCode::Io, &error),
     })?;
     board.beat();
     let stop = Arc::new(AtomicBool::new(false));
+    let ends = Ends::new(board.clone());
     let mut shards = Vec::new();
     for number in 0..inheritance.topology().shards {
-        let parts = open_shard(inheritance, &config, &store, &data_dir, number, &stop)?;
+        let parts = open_shard(inheritance, &config, &store, &ends, number, &stop)?;
         let turns = parts.turns.clone();
         let handle = std::thread::Builder::new()
             .name(format!("shard-{number}"))
@@ -138,45 +134,47 @@ fn open_shard(
     inheritance: &mut Inheritance,
     config: &Config,
     store: &Store,
-    data_dir: &Path,
+    ends: &Ends,
     number: u16,
     stop: &Arc<AtomicBool>,
 ) -> Result<Parts, Ended> {
-    let log_dir = data_dir.join("log").join(format!("shard-{number}"));
-    let io =
-        |error: std::io::Error| failed(ExitCode::Io, &format!("{}: {error}", log_dir.display()));
-    let mut disk = StdDisk::open(&log_dir).map_err(io)?;
-    let cache = usize::try_from(config.storage.log_cache_bytes / 2).unwrap_or(usize::MAX);
+    let log_dir = Path::new(&config.server.data_dir)
+        .join("log")
+        .join(format!("shard-{number}"));
+    let board = inheritance.board();
+    let told = |ended: Ended| match ended {
+        Ended::Failed(exit, why) => Ended::Failed(exit, format!("{}: {why}", log_dir.display())),
+        other => other,
+    };
+    let mut disk = StdDisk::open(&log_dir).map_err(|error| told(failed(ExitCode::Io, &error)))?;
+    board.beat();
     let lane = Lane::Log(number);
     let answers = Arc::new(Answers::new(inheritance.sender(Role::Consensus, lane)));
-    let log = Log::open(
-        &mut disk,
-        config.storage.segment_bytes,
-        cache,
-        answers.epoch(),
-    )
-    .map_err(|error| match error {
-        LogError::Io(error) => io(error),
-        damaged => failed(ExitCode::LogDamaged, &damaged),
-    })?;
+    let options = LogOptions {
+        segment_bytes: config.storage.segment_bytes,
+        cache_bytes_max: usize::try_from(config.storage.log_cache_bytes / 2).unwrap_or(usize::MAX),
+        incarnation: answers.epoch(),
+        acknowledged: ends.get(number),
+    };
+    let log = Log::open(&mut disk, options, &|| board.beat())
+        .map_err(|error| told(Ended::from(error)))?;
     let fresh = log.index.groups.is_empty() && log.index.records.is_empty();
     // A replica that the log knows and the store does not was created in the moment of a crash.
     for (group, state) in &log.index.groups {
-        store
-            .create_replica(*group, state.replica, state.range.clone())
-            .map_err(|error| failed(ExitCode::StateDamaged, &error))?;
+        store.create_replica(*group, state.replica, state.range.clone())?;
     }
     Ok(Parts {
+        number,
         receiver: inheritance.receiver(Role::Consensus, lane),
         answers,
         bell: inheritance.bell(Waiter::Shard(number)),
         ringer: inheritance.ringer(Waiter::Shard(number)),
         store: store.clone(),
         log,
-        disk,
         log_dir,
         config: config.clone(),
-        board: inheritance.board(),
+        board,
+        ends: ends.clone(),
         turns: Arc::new(AtomicU64::new(0)),
         stop: stop.clone(),
         fresh,
@@ -188,7 +186,7 @@ impl Running {
     fn watch(self) -> Ended {
         let mut seen: Vec<u64> = vec![0; self.shards.len()];
         let mut shown = Instant::now() - SHOW;
-        self.board.set(Gauge::Ready, 1);
+        let mut ready = false;
         loop {
             let turned: Vec<u64> = self
                 .shards
@@ -197,6 +195,9 @@ impl Running {
                 .collect();
             if turned.iter().zip(&seen).all(|(now, before)| now > before) {
                 self.board.beat();
+                if !std::mem::replace(&mut ready, true) {
+                    self.board.set(Gauge::Ready, 1);
+                }
             }
             seen = turned;
             if shown.elapsed() >= SHOW {
@@ -252,19 +253,19 @@ impl Running {
     fn ended(self) -> Ended {
         for (shard, _) in self.shards {
             if shard.is_finished() {
-                return shard.join().unwrap_or_else(|_| {
-                    Ended::Failed(ExitCode::Internal, "a shard panicked".into())
-                });
+                return shard
+                    .join()
+                    .unwrap_or_else(|payload| Ended::panicked("a shard", &*payload));
             }
         }
         for reader in self.readers {
             if reader.is_finished() {
                 return match reader.join() {
                     Ok(error) => Ended::Ring(error),
-                    Err(_) => Ended::Failed(ExitCode::Internal, "a reader panicked".into()),
+                    Err(payload) => Ended::panicked("a reader", &*payload),
                 };
             }
         }
-        Ended::Failed(ExitCode::Internal, "nothing has ended".into())
+        Ended::broken("nothing has ended")
     }
 }

@@ -1,7 +1,7 @@
 //! The disk as the log sees it, behind a trait: the simulation brings one that forgets what was not made durable.
 //!
-//! What is here runs at start, between segments, and in tests. The hot path, a durable write of a unit, is
-//! [`crate::shard`]'s, over io_uring; it and this agree in what is durable: a write that has returned.
+//! What is here blocks: it runs at start, on the threads beside a shard's executor, and in tests. The hot path, a durable
+//! write of a unit, is [`crate::shard`]'s, over io_uring; both agree in what is durable: what has returned.
 
 mod sim;
 mod std_disk;
@@ -28,7 +28,7 @@ pub trait Disk {
     /// # Errors
     /// The disk, or less is there.
     fn read_at(&self, segment: u64, offset: u64, bytes: usize) -> io::Result<Vec<u8>>;
-    /// Makes a segment of this size, written once from end to end, durably.
+    /// Makes a segment of this size, written once from end to end, durably. It is there whole or not at all.
     ///
     /// # Errors
     /// The disk.
@@ -38,6 +38,16 @@ pub trait Disk {
     /// # Errors
     /// The disk.
     fn rename(&mut self, segment: u64, to: u64) -> io::Result<()>;
+    /// Removes a segment, durably.
+    ///
+    /// # Errors
+    /// The disk.
+    fn delete(&mut self, segment: u64) -> io::Result<()>;
+    /// Size of a segment.
+    ///
+    /// # Errors
+    /// The disk.
+    fn bytes(&self, segment: u64) -> io::Result<u64>;
     /// Writes durably.
     ///
     /// # Errors

@@ -7,21 +7,49 @@ use std::io;
 const SECTOR: usize = 512;
 
 /// Segments in memory. Writes through [`Disk::write`] are durable; writes through [`SimDisk::start`] are in flight until
-/// [`SimDisk::finish`], and a crash leaves any of their sectors.
+/// [`SimDisk::finish`], and a crash leaves any of their sectors. [`SimDisk::crash_in`] lets the machine stop in the middle
+/// of a call.
 #[derive(Clone, Debug, Default)]
 pub struct SimDisk {
     files: BTreeMap<u64, Vec<u8>>,
     flying: BTreeMap<u64, (u64, u64, Vec<u8>)>,
     next: u64,
     seed: u64,
+    /// Changing calls until the machine stops.
+    left: Option<u64>,
+    stopped: bool,
 }
 
 impl SimDisk {
     /// An empty disk whose crashes follow from `seed`.
     pub fn new(seed: u64) -> SimDisk {
         SimDisk {
-            seed: seed | 1,
+            seed: seed.wrapping_mul(2) | 1,
             ..SimDisk::default()
+        }
+    }
+
+    /// The machine stops in the middle of a changing call: the next one for 0. It and all later ones fail until
+    /// [`SimDisk::crash`].
+    pub fn crash_in(&mut self, calls: u64) {
+        self.left = Some(calls);
+    }
+
+    /// Whether a call changes the disk: all of it, or by half because the machine stops in it.
+    fn change(&mut self) -> io::Result<bool> {
+        if self.stopped {
+            return Err(stopped());
+        }
+        match &mut self.left {
+            Some(0) => {
+                self.stopped = true;
+                Ok(false)
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(true)
+            }
+            None => Ok(true),
         }
     }
 
@@ -55,17 +83,22 @@ impl SimDisk {
 
     /// The machine stops: of each write in flight any sectors are there.
     pub fn crash(&mut self) {
+        (self.left, self.stopped) = (None, false);
         for (segment, offset, bytes) in std::mem::take(&mut self.flying).into_values() {
-            let mode = self.random(4);
-            for (at, sector) in bytes.chunks(SECTOR).enumerate() {
-                let lands = match mode {
-                    0 => false,
-                    1 => true,
-                    _ => self.random(2) == 0,
-                };
-                if lands {
-                    self.put(segment, offset + (at * SECTOR) as u64, sector);
-                }
+            self.tear(segment, offset, &bytes);
+        }
+    }
+
+    fn tear(&mut self, segment: u64, offset: u64, bytes: &[u8]) {
+        let mode = self.random(4);
+        for (at, sector) in bytes.chunks(SECTOR).enumerate() {
+            let lands = match mode {
+                0 => false,
+                1 => true,
+                _ => self.random(2) == 0,
+            };
+            if lands {
+                self.put(segment, offset + (at * SECTOR) as u64, sector);
             }
         }
     }
@@ -110,17 +143,46 @@ impl Disk for SimDisk {
             .ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))
     }
     fn create(&mut self, segment: u64, bytes: u64) -> io::Result<()> {
-        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
-        self.files.insert(segment, vec![0; bytes]);
-        Ok(())
+        let whole = self.change()?;
+        if whole || self.random(2) == 0 {
+            let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+            self.files.insert(segment, vec![0; bytes]);
+        }
+        ended(whole)
     }
     fn rename(&mut self, segment: u64, to: u64) -> io::Result<()> {
-        let file = self.files.remove(&segment).ok_or(io::ErrorKind::NotFound)?;
-        self.files.insert(to, file);
-        Ok(())
+        let whole = self.change()?;
+        if whole || self.random(2) == 0 {
+            let file = self.files.remove(&segment).ok_or(io::ErrorKind::NotFound)?;
+            self.files.insert(to, file);
+        }
+        ended(whole)
+    }
+    fn delete(&mut self, segment: u64) -> io::Result<()> {
+        let whole = self.change()?;
+        if whole || self.random(2) == 0 {
+            self.files.remove(&segment).ok_or(io::ErrorKind::NotFound)?;
+        }
+        ended(whole)
+    }
+    fn bytes(&self, segment: u64) -> io::Result<u64> {
+        Ok(self.file(segment)?.len() as u64)
     }
     fn write(&mut self, segment: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.put(segment, offset, bytes);
-        Ok(())
+        let whole = self.change()?;
+        if whole {
+            self.put(segment, offset, bytes);
+        } else {
+            self.tear(segment, offset, bytes);
+        }
+        ended(whole)
     }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the simulated machine has stopped")
+}
+
+fn ended(whole: bool) -> io::Result<()> {
+    if whole { Ok(()) } else { Err(stopped()) }
 }

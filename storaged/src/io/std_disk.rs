@@ -19,9 +19,22 @@ impl StdDisk {
     /// The disk.
     pub fn open(dir: &Path) -> io::Result<StdDisk> {
         fs::create_dir_all(dir)?;
+        for parent in dir.ancestors().skip(1).take(2) {
+            // So that the directory itself is not forgotten; relative paths end in an empty one.
+            if !parent.as_os_str().is_empty() {
+                File::open(parent)?.sync_all()?;
+            }
+        }
         let disk = StdDisk {
             dir: dir.to_owned(),
         };
+        for entry in fs::read_dir(dir)? {
+            let entry = entry?;
+            // Files that a crash left half made.
+            if entry.file_name().to_string_lossy().starts_with("new-") {
+                fs::remove_file(entry.path())?;
+            }
+        }
         for segment in disk.segments()? {
             let file = File::open(disk.path(segment))?;
             file.lock()?;
@@ -72,23 +85,28 @@ impl Disk for StdDisk {
 
     fn create(&mut self, segment: u64, bytes: u64) -> io::Result<()> {
         let new = self.dir.join(format!("new-{segment}"));
-        let file = File::create(&new)?;
-        // Written, not only allocated: overwriting is several times cheaper than growing.
-        let zeros = vec![0; 1 << 20];
-        let mut at = 0;
-        while at < bytes {
-            let len = usize::try_from((bytes - at).min(1 << 20)).expect("at most 1 MiB");
-            file.write_all_at(&zeros[..len], at)?;
-            at += len as u64;
+        let made = fill(&new, bytes)
+            .and_then(|()| fs::rename(&new, self.path(segment)))
+            .and_then(|()| self.sync_dir());
+        if made.is_err() {
+            // A half one would hold the room that is missing.
+            let _ = fs::remove_file(&new);
         }
-        file.sync_all()?;
-        fs::rename(&new, self.path(segment))?;
-        self.sync_dir()
+        made
     }
 
     fn rename(&mut self, segment: u64, to: u64) -> io::Result<()> {
         fs::rename(self.path(segment), self.path(to))?;
         self.sync_dir()
+    }
+
+    fn delete(&mut self, segment: u64) -> io::Result<()> {
+        fs::remove_file(self.path(segment))?;
+        self.sync_dir()
+    }
+
+    fn bytes(&self, segment: u64) -> io::Result<u64> {
+        Ok(fs::metadata(self.path(segment))?.len())
     }
 
     fn write(&mut self, segment: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -98,4 +116,17 @@ impl Disk for StdDisk {
             .open(self.path(segment))?;
         file.write_all_at(bytes, offset)
     }
+}
+
+/// Written, not only allocated: overwriting is several times cheaper than growing.
+fn fill(path: &Path, bytes: u64) -> io::Result<()> {
+    let file = File::create(path)?;
+    let zeros = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < bytes {
+        let len = usize::try_from((bytes - at).min(1 << 20)).expect("at most 1 MiB");
+        file.write_all_at(&zeros[..len], at)?;
+        at += len as u64;
+    }
+    file.sync_all()
 }

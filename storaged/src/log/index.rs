@@ -14,6 +14,8 @@ pub struct Location {
     pub offset: u64,
     /// Bytes, whole blocks.
     pub bytes: usize,
+    /// Its number.
+    pub lsn: u64,
 }
 
 /// An entry: where it is on disk, and itself while it is cached.
@@ -44,8 +46,57 @@ pub struct Group {
     pub last: Option<LogPosition>,
     /// Commit position.
     pub committed: Option<LogPosition>,
-    /// Entries by index.
+    /// Entries by index. Changed through [`Index`] only, which counts their bytes by segment.
     pub entries: BTreeMap<u64, Slot>,
+}
+
+impl Group {
+    fn new(replica: ReplicaId, range: KeyRange) -> Group {
+        Group {
+            replica,
+            range,
+            vote: None,
+            purged: None,
+            last: None,
+            committed: None,
+            entries: BTreeMap::new(),
+        }
+    }
+
+    /// Whether an index lies between purge mark and last entry.
+    fn spans(&self, index: u64) -> bool {
+        self.purged.is_none_or(|purged| purged.index < index)
+            && self.last.is_some_and(|last| index <= last.index)
+    }
+}
+
+/// Bytes of live entries by segment.
+#[derive(Clone, Debug, Default)]
+struct Live {
+    segments: BTreeMap<u64, usize>,
+    total: usize,
+}
+
+impl Live {
+    fn add(&mut self, segment: u64, bytes: usize) {
+        *self.segments.entry(segment).or_default() += bytes;
+        self.total += bytes;
+    }
+
+    fn remove(&mut self, segment: u64, bytes: usize) {
+        let left = self.segments.entry(segment).or_default();
+        *left -= bytes;
+        if *left == 0 {
+            self.segments.remove(&segment);
+        }
+        self.total -= bytes;
+    }
+
+    fn forget(&mut self, slots: BTreeMap<u64, Slot>) {
+        for slot in slots.into_values() {
+            self.remove(slot.location.segment, slot.bytes);
+        }
+    }
 }
 
 /// Everything.
@@ -57,6 +108,9 @@ pub struct Index {
     pub records: BTreeMap<String, NodeRecord>,
     /// The last operation.
     pub last: Option<OperationId>,
+    live: Live,
+    /// Units up to this one can be read from the disk.
+    durable: u64,
     cached_bytes: usize,
     cache_bytes_max: usize,
     /// Cached entries with their bytes, oldest first.
@@ -80,6 +134,12 @@ impl Index {
         }
     }
 
+    /// Units up to this one can be read from the disk. Entries of later ones stay cached whatever the limit (LOG-8).
+    pub fn set_durable(&mut self, lsn: u64) {
+        self.durable = lsn;
+        self.evict();
+    }
+
     /// Takes a record in.
     ///
     /// # Errors
@@ -89,47 +149,13 @@ impl Index {
             Record::Operation { id, change } => {
                 self.change(id, change, location)?;
                 self.last = Some(id);
-                Ok(())
             }
-            Record::Checkpoint(checkpoint) => {
-                self.restore(checkpoint);
-                Ok(())
-            }
-            Record::Moved { group, entries } => {
-                let state = self.group(group)?;
-                for entry in entries {
-                    if let Some(slot) = state.entries.get_mut(&entry.position.index)
-                        && slot.position == entry.position
-                    {
-                        slot.location = location;
-                    } else if state.entries.is_empty()
-                        || !state.entries.contains_key(&entry.position.index)
-                    {
-                        // Its first home was recycled before this log was read.
-                        let live = state
-                            .purged
-                            .is_none_or(|purged| purged.index < entry.position.index)
-                            && state
-                                .last
-                                .is_some_and(|last| entry.position.index <= last.index);
-                        if live {
-                            let bytes = weight(&entry);
-                            state.entries.insert(
-                                entry.position.index,
-                                Slot {
-                                    position: entry.position,
-                                    location,
-                                    cached: None,
-                                    bytes,
-                                },
-                            );
-                        }
-                    }
-                }
-                Ok(())
-            }
-            Record::Mark => Ok(()),
+            Record::Checkpoint(checkpoint) => self.restore(checkpoint),
+            Record::Moved { group, entries } => self.moved(group, entries, location)?,
+            Record::Installed { group, upto, alone } => self.installed(group, upto, alone)?,
+            Record::Mark => {}
         }
+        Ok(())
     }
 
     fn group(&mut self, group: GroupId) -> Result<&mut Group, String> {
@@ -150,15 +176,10 @@ impl Index {
                 replica,
                 range,
             } => {
-                let state = self.groups.entry(group).or_insert_with(|| Group {
-                    replica,
-                    range,
-                    vote: None,
-                    purged: None,
-                    last: None,
-                    committed: None,
-                    entries: BTreeMap::new(),
-                });
+                let state = self
+                    .groups
+                    .entry(group)
+                    .or_insert_with(|| Group::new(replica, range));
                 if state.replica != replica {
                     return Err(format!(
                         "RAFT-5: {group} is replica {}, not {replica}",
@@ -168,25 +189,103 @@ impl Index {
             }
             Change::Vote { group, vote } => self.group(group)?.vote = Some((vote, id)),
             Change::Append { group, entries } => self.append(group, entries, location)?,
-            Change::Truncate { group, last } => {
-                let state = self.group(group)?;
-                let keep = last.map_or(0, |last| last.index + 1);
-                state.entries.split_off(&keep);
-                state.last = last;
-            }
-            Change::Purge { group, upto } => {
-                let state = self.group(group)?;
-                if state.purged.is_none_or(|purged| purged.index < upto.index) {
-                    state.purged = Some(upto);
-                    state.entries = state.entries.split_off(&(upto.index + 1));
-                    if state.last.is_none_or(|last| last.index < upto.index) {
-                        state.last = Some(upto);
-                    }
-                }
-            }
+            Change::Truncate { group, last } => self.truncate(group, last)?,
+            Change::Purge { group, upto } => self.purge(group, upto)?,
             Change::Committed { group, committed } => self.group(group)?.committed = committed,
             Change::Node(record) => {
                 self.records.insert(record.name.clone(), record);
+            }
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, group: GroupId, last: Option<LogPosition>) -> Result<(), String> {
+        let state = self.group(group)?;
+        if let Some(purged) = state.purged
+            && last.is_none_or(|last| last.index < purged.index)
+        {
+            return Err(format!(
+                "{group}: truncation to {last:?} below the purge mark {purged}"
+            ));
+        }
+        let keep = last.map_or(0, |last| last.index + 1);
+        let gone = state.entries.split_off(&keep);
+        state.last = last;
+        self.live.forget(gone);
+        Ok(())
+    }
+
+    fn purge(&mut self, group: GroupId, upto: LogPosition) -> Result<(), String> {
+        let state = self.group(group)?;
+        if state
+            .purged
+            .is_some_and(|purged| purged.index >= upto.index)
+        {
+            return Ok(());
+        }
+        state.purged = Some(upto);
+        let kept = state.entries.split_off(&(upto.index + 1));
+        let gone = std::mem::replace(&mut state.entries, kept);
+        if state.last.is_none_or(|last| last.index <= upto.index) {
+            state.last = Some(upto);
+        }
+        self.live.forget(gone);
+        Ok(())
+    }
+
+    fn installed(&mut self, group: GroupId, upto: LogPosition, alone: bool) -> Result<(), String> {
+        let state = self.group(group)?;
+        if alone {
+            state.last = Some(upto);
+            let gone = std::mem::take(&mut state.entries);
+            self.live.forget(gone);
+        }
+        self.purge(group, upto)
+    }
+
+    fn moved(
+        &mut self,
+        group: GroupId,
+        entries: Vec<LogEntry>,
+        location: Location,
+    ) -> Result<(), String> {
+        self.group(group)?;
+        let Some(state) = self.groups.get_mut(&group) else {
+            return Ok(());
+        };
+        for entry in entries {
+            let index = entry.position.index;
+            let spanned = state.spans(index);
+            match state.entries.get_mut(&index) {
+                Some(slot) if slot.position == entry.position => {
+                    self.live.remove(slot.location.segment, slot.bytes);
+                    slot.location = location;
+                    self.live.add(location.segment, slot.bytes);
+                    if slot.cached.is_none() {
+                        slot.cached = Some(entry);
+                        self.cached_bytes += slot.bytes;
+                        self.cache_order.push_back((group, index, slot.bytes));
+                    }
+                }
+                Some(slot) => {
+                    return Err(format!(
+                        "{group}: entry {} was moved where {} is",
+                        entry.position, slot.position
+                    ));
+                }
+                // Its first home was recycled before this log was read.
+                None if spanned => {
+                    let bytes = weight(&entry);
+                    self.live.add(location.segment, bytes);
+                    let slot = Slot {
+                        position: entry.position,
+                        location,
+                        cached: None,
+                        bytes,
+                    };
+                    state.entries.insert(index, slot);
+                }
+                None => {}
             }
         }
         Ok(())
@@ -205,57 +304,64 @@ impl Index {
             let expected = state.last.map_or(0, |last| last.index + 1);
             // RAFT-2
             if index != expected {
-                return Err(format!("{group}: entry {index} where {expected} is due"));
+                return Err(format!(
+                    "RAFT-2: {group}: entry {index} where {expected} is due"
+                ));
             }
             state.last = Some(entry.position);
-            state.entries.insert(
-                index,
-                Slot {
-                    position: entry.position,
-                    location,
-                    cached: Some(entry),
-                    bytes,
-                },
-            );
+            let slot = Slot {
+                position: entry.position,
+                location,
+                cached: Some(entry),
+                bytes,
+            };
+            state.entries.insert(index, slot);
+            self.live.add(location.segment, bytes);
             self.cached_bytes += bytes;
             self.cache_order.push_back((group, index, bytes));
         }
+        self.evict();
+        Ok(())
+    }
+
+    fn evict(&mut self) {
         while self.cached_bytes > self.cache_bytes_max {
-            let Some((group, index, bytes)) = self.cache_order.pop_front() else {
+            let Some((group, index, bytes)) = self.cache_order.front().copied() else {
                 break;
             };
-            // Counted by the order, not by the slots: a truncated or purged entry's bytes leave with its turn.
-            self.cached_bytes -= bytes;
             let slot = self
                 .groups
                 .get_mut(&group)
                 .and_then(|state| state.entries.get_mut(&index));
             if let Some(slot) = slot {
+                if slot.location.lsn > self.durable {
+                    break;
+                }
                 slot.cached = None;
             }
+            // Counted by the order, not by the slots: a truncated or purged entry's bytes leave with its turn.
+            self.cached_bytes -= bytes;
+            self.cache_order.pop_front();
         }
-        Ok(())
     }
 
     fn restore(&mut self, checkpoint: Checkpoint) {
         for mark in checkpoint.groups {
-            let state = self.groups.entry(mark.group).or_insert_with(|| Group {
-                replica: mark.replica,
-                range: mark.range.clone(),
-                vote: None,
-                purged: None,
-                last: None,
-                committed: None,
-                entries: BTreeMap::new(),
-            });
+            let state = self
+                .groups
+                .entry(mark.group)
+                .or_insert_with(|| Group::new(mark.replica, mark.range.clone()));
             state.vote = mark.vote;
             state.committed = mark.committed;
             state.purged = mark.purged;
             state.last = mark.last;
             let from = mark.purged.map_or(0, |purged| purged.index + 1);
             let to = mark.last.map_or(0, |last| last.index + 1);
-            state.entries = state.entries.split_off(&from);
-            state.entries.split_off(&to);
+            let mut kept = state.entries.split_off(&from);
+            let beyond = kept.split_off(&to.max(from));
+            let below = std::mem::replace(&mut state.entries, kept);
+            self.live.forget(below);
+            self.live.forget(beyond);
         }
         for record in checkpoint.records {
             self.records.insert(record.name.clone(), record);
@@ -284,7 +390,7 @@ impl Index {
         }
     }
 
-    /// Whether every entry between purge mark and last is there; otherwise which one is missing.
+    /// The first entry between a purge mark and a last entry that is not there.
     pub fn hole(&self) -> Option<(GroupId, u64)> {
         self.groups.iter().find_map(|(group, state)| {
             let from = state.purged.map_or(0, |purged| purged.index + 1);
@@ -295,20 +401,56 @@ impl Index {
         })
     }
 
-    /// The oldest segment with live entries, and for each group how many bytes pin it.
-    pub fn pinned(&self, segment: u64) -> Vec<(GroupId, usize)> {
-        self.groups
-            .iter()
-            .map(|(group, state)| {
-                let bytes = state
-                    .entries
-                    .values()
-                    .filter(|slot| slot.location.segment == segment)
-                    .map(|slot| slot.bytes)
-                    .sum();
-                (*group, bytes)
-            })
-            .filter(|(_, bytes)| *bytes > 0)
-            .collect()
+    /// Bytes of entries that are alive in a segment.
+    pub fn live_in(&self, segment: u64) -> usize {
+        self.live.segments.get(&segment).copied().unwrap_or(0)
+    }
+
+    /// Bytes of all entries that are alive.
+    pub fn live_bytes(&self) -> usize {
+        self.live.total
+    }
+
+    /// Indexes of a group's entries in a segment, up to about so many bytes of them.
+    pub fn entries_in(&self, segment: u64, max_bytes: usize) -> Vec<(GroupId, Vec<u64>)> {
+        let mut left = max_bytes.min(self.live_in(segment));
+        let mut out = Vec::new();
+        for (group, state) in &self.groups {
+            let mut indexes = Vec::new();
+            for (index, slot) in &state.entries {
+                if left == 0 {
+                    break;
+                }
+                if slot.location.segment == segment {
+                    left = left.saturating_sub(slot.bytes);
+                    indexes.push(*index);
+                }
+            }
+            if !indexes.is_empty() {
+                out.push((*group, indexes));
+            }
+        }
+        out
+    }
+
+    /// What [`Index::live_in`] and [`Index::live_bytes`] must say, counted anew.
+    #[cfg(test)]
+    pub fn recount(&self) -> (BTreeMap<u64, usize>, usize) {
+        let mut segments: BTreeMap<u64, usize> = BTreeMap::new();
+        for slot in self
+            .groups
+            .values()
+            .flat_map(|state| state.entries.values())
+        {
+            *segments.entry(slot.location.segment).or_default() += slot.bytes;
+        }
+        let total = segments.values().sum();
+        (segments, total)
+    }
+
+    /// What is counted.
+    #[cfg(test)]
+    pub fn counted(&self) -> (BTreeMap<u64, usize>, usize) {
+        (self.live.segments.clone(), self.live.total)
     }
 }

@@ -2,26 +2,35 @@
 //!
 //! Invariants: LOG-1 only the contiguous prefix of units is acknowledged; LOG-2 a block with acknowledged bytes is never
 //! rewritten; LOG-3 what is missing of it is damage; LOG-4 the end is sealed before anything is answered; LOG-5 no write of a
-//! predecessor can land after recovery has read; LOG-6 an operation is taken once.
+//! predecessor can land after recovery has read; LOG-6 an operation is taken once; LOG-7 a segment is used again only when
+//! nothing in it is needed; LOG-8 an entry is read from its unit only when that is durable.
 //!
-//! [`Log`] is the logic without input and output: it says what to write where, and is told what has been written.
+//! [`Log`] is the logic without input and output: it says what to write where, and is told what has been written. Non-goals:
+//! it knows nothing of state machines, nor of who may purge what.
 
 pub mod index;
+mod read;
 pub mod recover;
 pub mod unit;
 
+pub use read::Plan;
+
 use crate::io::Disk;
-use index::{Index, Location, weight};
+use index::{Index, Location};
 use mareedb_ipc::wire::storage::LogEntry;
-use mareedb_ipc::wire::{GroupId, OperationId};
+use mareedb_ipc::wire::{GroupId, LogPosition, OperationId};
+use read::Pins;
 use recover::{LogError, recover};
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use unit::{Change, Record, Unit};
 
 /// Bytes of records after which a unit ends.
 pub const UNIT_BYTES_MAX: usize = 2 << 20;
-/// Entries that pin an old segment are moved forward when they are fewer bytes than this.
-const MOVE_BYTES_MAX: usize = 1 << 20;
+/// So many bytes of entries are moved forward at once.
+const MOVE_BYTES_MAX: usize = 256 << 10;
+/// Files without content that are kept for later; more are deleted.
+const SPARES_MAX: usize = 4;
 
 /// A unit that is to be written.
 #[derive(Clone, Debug)]
@@ -34,6 +43,63 @@ pub struct Write {
     pub bytes: Vec<u8>,
 }
 
+/// What is to be done with files, one after the other, in the order in which it was asked: the old ones must stay a gapless
+/// run, or recovery would take a gap for damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileWork {
+    /// A file for the next segment: this old one, or a new one.
+    Prepare {
+        /// Number of the next segment.
+        number: u64,
+        /// Number that the file has now.
+        from: Option<u64>,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Nobody needs this file any more.
+    Delete {
+        /// Its number.
+        number: u64,
+    },
+}
+
+impl FileWork {
+    /// Does it, durably.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn run(self, disk: &mut dyn Disk) -> std::io::Result<()> {
+        match self {
+            FileWork::Prepare {
+                number,
+                from: Some(from),
+                bytes,
+            } => {
+                if disk.bytes(from)? == bytes {
+                    return disk.rename(from, number);
+                }
+                // The setting has changed.
+                disk.create(number, bytes)?;
+                disk.delete(from)
+            }
+            FileWork::Prepare {
+                number,
+                from: None,
+                bytes,
+            } => disk.create(number, bytes),
+            FileWork::Delete { number } => disk.delete(number),
+        }
+    }
+}
+
+/// The file of the next segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Missing,
+    Asked(u64),
+    Ready(u64),
+}
+
 /// The log of a shard.
 #[derive(Debug)]
 pub struct Log {
@@ -43,9 +109,10 @@ pub struct Log {
     incarnation: u64,
     /// Segments in use, ascending; the last one is written to.
     segments: Vec<u64>,
-    /// Files to be used again, oldest first: the rest must stay a gapless run, or recovery would call it damaged.
+    /// Files to be used again, oldest first.
     spare: VecDeque<u64>,
-    /// Number of the next new file.
+    next: Next,
+    /// Number of the next file.
     next_number: u64,
     offset: u64,
     next_lsn: u64,
@@ -53,51 +120,88 @@ pub struct Log {
     durable: u64,
     /// Units above that are written out of order.
     done: BTreeSet<u64>,
-    /// The mark in the last unit, to know whether a closing one is due.
-    marked: u64,
+    /// Whether the last unit holds nothing that would be missed.
+    closed: bool,
+    /// The unit that begins the current segment.
+    first: u64,
+    /// The oldest segment when nothing in it is needed any more, and the unit that was the last one then.
+    unneeded: Option<(u64, u64)>,
+    pins: Arc<Pins>,
+}
+
+/// How a log is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct LogOptions {
+    /// Size of a segment.
+    pub segment_bytes: u64,
+    /// Bytes of entries that are cached.
+    pub cache_bytes_max: usize,
+    /// Incarnation of storaged.
+    pub incarnation: u64,
+    /// Every unit up to this one was acknowledged, as somebody else remembers.
+    pub acknowledged: u64,
 }
 
 impl Log {
-    /// Reads the log back and seals its end. Whatever was opened before must not write any more (LOG-5).
+    /// Reads the log back and seals its end. Whatever was opened before must not write any more (LOG-5). `alive` is called
+    /// now and then.
     ///
     /// # Errors
     /// Damage, or the disk.
     pub fn open(
         disk: &mut dyn Disk,
-        segment_bytes: u64,
-        cache_bytes_max: usize,
-        incarnation: u64,
+        options: LogOptions,
+        alive: &dyn Fn(),
     ) -> Result<Log, LogError> {
-        let recovered = recover(disk, cache_bytes_max)?;
+        let recovered = recover(disk, options.cache_bytes_max, alive)?;
+        if recovered.next_lsn <= options.acknowledged {
+            let (segment, offset) = recovered.end;
+            // LOG-3: before anything is written that would hide it.
+            return Err(LogError::Damaged {
+                segment,
+                offset,
+                what: format!(
+                    "the log ends before unit {}, unit {} was acknowledged",
+                    recovered.next_lsn, options.acknowledged
+                ),
+            });
+        }
         if recovered.discarded > 0 {
             tracing::info!(
                 bytes = recovered.discarded,
                 "discarded what was never acknowledged"
             );
         }
-        let next_number = disk
-            .segments()?
-            .into_iter()
-            .max()
-            .map_or(1, |last| last + 1);
+        let numbers = disk.segments()?;
         let mut log = Log {
-            next_number,
+            next_number: numbers.into_iter().max().map_or(1, |last| last + 1),
             index: recovered.index,
-            segment_bytes,
-            incarnation,
-            segments: recovered
-                .segments
-                .into_iter()
-                .map(|(segment, _)| segment)
-                .collect(),
+            segment_bytes: options.segment_bytes,
+            incarnation: options.incarnation,
+            segments: recovered.segments,
             spare: recovered.spare.into(),
+            next: Next::Missing,
             offset: 0,
             next_lsn: recovered.next_lsn,
             durable: recovered.next_lsn - 1,
             done: BTreeSet::new(),
-            marked: 0,
+            closed: true,
+            first: 0,
+            unneeded: None,
+            pins: Arc::default(),
         };
-        log.begin_segment(disk)?;
+        log.index.set_durable(log.durable);
+        alive();
+        // LOG-4: in a new segment, so that nothing which lands late in an old one can ever follow it.
+        if let Some(work) = log.prepare() {
+            work.run(disk)?;
+            log.prepared();
+        }
+        if let Some(write) = log.begin_segment() {
+            disk.write(write.location.segment, write.location.offset, &write.bytes)?;
+            log.written(write.lsn);
+        }
+        alive();
         Ok(log)
     }
 
@@ -109,6 +213,11 @@ impl Log {
     /// Every unit up to this one is durable.
     pub fn durable(&self) -> u64 {
         self.durable
+    }
+
+    /// The last unit that was begun.
+    pub fn issued(&self) -> u64 {
+        self.next_lsn - 1
     }
 
     /// Whether an operation is in the log already (LOG-6).
@@ -124,64 +233,85 @@ impl Log {
         self.offset + need <= self.segment_bytes
     }
 
-    /// Begins the next segment with a checkpoint. Everything before must be durable: the seal says so.
-    ///
-    /// # Errors
-    /// The disk.
+    /// Whether a unit of so many record bytes fits into a segment that holds nothing but its checkpoint.
+    pub fn fits_empty(&self, bytes: usize) -> bool {
+        let checkpoint = mareedb_ipc::wire::encode(&self.index.checkpoint()).len() + 64;
+        let need = |bytes: usize| (unit::HEADER_BYTES + bytes).next_multiple_of(unit::BLOCK) as u64;
+        need(checkpoint) + need(bytes) <= self.segment_bytes
+    }
+
+    /// What to do for the next segment's file, if nothing is under way. Its end is told by [`Log::prepared`].
+    pub fn prepare(&mut self) -> Option<FileWork> {
+        if self.next != Next::Missing {
+            return None;
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        self.next = Next::Asked(number);
+        // The oldest one, or none: a gap among them would look like damage.
+        let usable = self
+            .spare
+            .front()
+            .is_some_and(|oldest| !self.pins.holds(*oldest));
+        Some(FileWork::Prepare {
+            number,
+            from: if usable { self.spare.pop_front() } else { None },
+            bytes: self.segment_bytes,
+        })
+    }
+
+    /// The file of the next segment is there, durably.
+    pub fn prepared(&mut self) {
+        if let Next::Asked(number) = self.next {
+            self.next = Next::Ready(number);
+        }
+    }
+
+    /// A file that is to be deleted, when too many wait to be used again.
+    pub fn surplus(&mut self) -> Option<FileWork> {
+        let oldest = *self.spare.front()?;
+        if self.spare.len() <= SPARES_MAX || self.pins.holds(oldest) {
+            return None;
+        }
+        self.spare.pop_front();
+        Some(FileWork::Delete { number: oldest })
+    }
+
+    /// Begins the next segment with a checkpoint; `None`: its file is not ready. Nothing else may be begun until the
+    /// checkpoint is durable: recovery takes a segment whose first unit is missing for damaged.
     ///
     /// # Panics
     /// A unit is still being written.
-    pub fn begin_segment(&mut self, disk: &mut dyn Disk) -> Result<(), LogError> {
+    pub fn begin_segment(&mut self) -> Option<Write> {
         assert_eq!(
             self.unfinished(),
             0,
-            "LOG-4: a segment is sealed with a unit in flight"
+            "LOG-4: a segment is begun with a unit in flight"
         );
-        let number = self.reserve();
-        match self.spare.pop_front() {
-            Some(spare) => disk.rename(spare, number)?,
-            None => disk.create(number, self.segment_bytes)?,
-        }
+        let Next::Ready(number) = self.next else {
+            return None;
+        };
+        self.next = Next::Missing;
         self.segments.push(number);
         self.offset = 0;
-        let write = self.unit(vec![Record::Checkpoint(self.index.checkpoint())]);
-        disk.write(write.location.segment, write.location.offset, &write.bytes)?;
-        self.written(write.lsn);
-        Ok(())
+        self.first = self.next_lsn;
+        Some(self.unit(vec![Record::Checkpoint(self.index.checkpoint())]))
     }
 
-    /// A number for a file that is made beside the log; see [`Log::add_spare`].
-    pub fn reserve(&mut self) -> u64 {
-        let number = self.next_number;
-        self.next_number += 1;
-        number
-    }
-
-    /// A file of zeros with a reserved number is ready to become a segment.
-    pub fn add_spare(&mut self, number: u64) {
-        // In front: it is empty, so that taking it leaves no gap among the old ones.
-        self.spare.push_front(number);
-    }
-
-    /// Files that are ready.
-    pub fn spares(&self) -> usize {
-        self.spare.len()
-    }
-
-    /// The segment that is written to.
-    pub fn current(&self) -> u64 {
-        *self.segments.last().expect("a segment is open")
-    }
-
-    /// The last unit that was begun.
-    pub fn issued(&self) -> u64 {
-        self.next_lsn - 1
+    /// Whether the beginning of the segment is not durable yet: until it is, nothing else may be begun.
+    pub fn is_beginning(&self) -> bool {
+        self.first > self.durable
     }
 
     fn unit(&mut self, records: Vec<Record>) -> Write {
-        let segment = self.current();
+        assert!(
+            self.first == self.next_lsn || !self.is_beginning(),
+            "LOG-4: a unit follows the beginning of a segment that is not durable"
+        );
+        let segment = *self.segments.last().expect("a segment is open");
         let lsn = self.next_lsn;
         self.next_lsn += 1;
+        self.closed = matches!(records[..], [Record::Mark | Record::Checkpoint(_)]);
         let bytes = Unit {
             segment,
             lsn,
@@ -194,9 +324,13 @@ impl Log {
             segment,
             offset: self.offset,
             bytes: bytes.len(),
+            lsn,
         };
         self.offset += bytes.len() as u64;
-        self.marked = self.durable;
+        assert!(
+            self.offset <= self.segment_bytes,
+            "LOG-2: unit {lsn} reaches beyond segment {segment}"
+        );
         Write {
             lsn,
             location,
@@ -209,14 +343,19 @@ impl Log {
     /// # Errors
     /// An operation contradicts the log: a broken invariant of consensusd.
     pub fn append(&mut self, operations: Vec<(OperationId, Change)>) -> Result<Write, String> {
-        let records: Vec<Record> = operations
-            .into_iter()
-            .map(|(id, change)| Record::Operation { id, change })
-            .collect();
-        self.take(records)
+        let operations = operations.into_iter();
+        self.take(
+            operations
+                .map(|(id, change)| Record::Operation { id, change })
+                .collect(),
+        )
     }
 
-    fn take(&mut self, records: Vec<Record>) -> Result<Write, String> {
+    /// Takes records in as one unit, and says what to write. The caller has asked [`Log::fits`].
+    ///
+    /// # Errors
+    /// A record contradicts the log.
+    pub fn take(&mut self, records: Vec<Record>) -> Result<Write, String> {
         let write = self.unit(records.clone());
         for record in records {
             self.index.take(record, write.location)?;
@@ -224,11 +363,16 @@ impl Log {
         Ok(write)
     }
 
-    /// A unit that only says how far the log is durable, if nothing said so yet.
+    /// A unit that says how far the log is durable, if nothing said so yet (LOG-3): a mark, or the beginning of the next
+    /// segment when this one is full and the next one's file is ready.
     pub fn closing(&mut self) -> Option<Write> {
-        // The closing unit itself leaves the mark one behind; another one for that would never end.
-        let due = self.unfinished() == 0 && self.durable > self.marked + 1 && self.fits(64);
-        due.then(|| self.unit(vec![Record::Mark]))
+        if self.unfinished() > 0 || self.closed {
+            None
+        } else if self.fits(64) {
+            Some(self.unit(vec![Record::Mark]))
+        } else {
+            self.begin_segment()
+        }
     }
 
     /// A unit is on disk. Returns how far the log is durable now (LOG-1).
@@ -237,166 +381,82 @@ impl Log {
         while self.done.remove(&(self.durable + 1)) {
             self.durable += 1;
         }
+        self.index.set_durable(self.durable);
         self.durable
     }
 
-    /// Gives up segments that nobody needs, oldest first. Entries that alone pin the oldest of more than `keep` segments
-    /// are moved: then what is to be written comes back, and recycling goes on after it is durable.
-    ///
-    /// # Errors
-    /// The disk, or an entry cannot be read.
-    pub fn recycle(&mut self, disk: &dyn Disk, keep: usize) -> Result<Option<Write>, LogError> {
-        while self.segments.len() > 1 {
+    /// Gives up the oldest segments while nothing in them is needed, once it is durable that nothing is (LOG-7).
+    pub fn recycle(&mut self) {
+        while self.segments.len() > 1 && self.index.live_in(self.segments[0]) == 0 {
             let oldest = self.segments[0];
-            let pinned = self.index.pinned(oldest);
-            if pinned.is_empty() {
-                self.segments.remove(0);
-                self.spare.push_back(oldest);
-                continue;
+            let since = match self.unneeded {
+                Some((segment, since)) if segment == oldest => since,
+                _ => self.issued(),
+            };
+            self.unneeded = Some((oldest, since));
+            if self.durable < since {
+                return;
             }
-            let bytes: usize = pinned.iter().map(|(_, bytes)| bytes).sum();
-            if self.segments.len() <= keep || bytes > MOVE_BYTES_MAX || !self.fits(2 * bytes + 4096)
-            {
-                break;
-            }
-            let mut records = Vec::new();
-            for (group, _) in pinned {
-                let entries = self.entries_in(disk, group, oldest)?;
-                records.push(Record::Moved { group, entries });
-            }
-            return self
-                .take(records)
-                .map(Some)
-                .map_err(|what| LogError::Damaged {
-                    segment: oldest,
-                    offset: 0,
-                    what,
-                });
+            self.segments.remove(0);
+            self.spare.push_back(oldest);
         }
-        Ok(None)
     }
 
-    fn entries_in(
-        &self,
-        disk: &dyn Disk,
-        group: GroupId,
-        segment: u64,
-    ) -> Result<Vec<LogEntry>, LogError> {
-        let Some(state) = self.index.groups.get(&group) else {
-            return Ok(Vec::new());
-        };
-        state
-            .entries
-            .iter()
-            .filter(|(_, slot)| slot.location.segment == segment)
-            .map(|(index, slot)| match &slot.cached {
-                Some(entry) => Ok(entry.clone()),
-                None => read_entry(disk, group, *index, slot.location),
-            })
+    /// Some entries that pin the oldest segment, when much of what the log takes on disk is not needed any more; see
+    /// [`Log::moved`].
+    pub fn cold(&self) -> Vec<Plan> {
+        let live = self.index.live_bytes() as u64;
+        // One to write to, one that is being filled up with what is moved, and what this rule bounds.
+        let allowed = 2 * live + 3 * self.segment_bytes;
+        let used = self.segments.len() as u64 * self.segment_bytes;
+        if used <= allowed {
+            return Vec::new();
+        }
+        self.index
+            .entries_in(self.segments[0], MOVE_BYTES_MAX)
+            .into_iter()
+            .map(|(group, indexes)| self.plan_of(group, &indexes))
             .collect()
     }
 
-    /// Entries `[from, to)` of a group, fewer after `max_bytes`, but at least one; empty when `from` is not there.
-    ///
-    /// # Errors
-    /// The disk, or damage.
-    pub fn read(
-        &self,
-        disk: &dyn Disk,
-        group: GroupId,
-        from: u64,
-        to: u64,
-        max_bytes: usize,
-    ) -> Result<Vec<LogEntry>, LogError> {
-        let mut out: Vec<LogEntry> = Vec::new();
-        let mut bytes = 0;
-        let Some(state) = self.index.groups.get(&group) else {
-            return Ok(out);
-        };
-        if from >= to {
-            return Ok(out);
-        }
-        let mut unit: Option<(Location, Vec<LogEntry>)> = None;
-        for (index, slot) in state.entries.range(from..to) {
-            if *index != from + out.len() as u64
-                || (bytes + slot.bytes > max_bytes && !out.is_empty())
-            {
-                break;
-            }
-            let entry = match &slot.cached {
-                Some(entry) => entry.clone(),
-                None => {
-                    // Neighbours lie in the same unit: it is read once.
-                    if unit
-                        .as_ref()
-                        .is_none_or(|(location, _)| *location != slot.location)
-                    {
-                        unit = Some((slot.location, entries_at(disk, group, slot.location)?));
-                    }
-                    let found = unit
-                        .iter()
-                        .flat_map(|(_, entries)| entries)
-                        .find(|entry| entry.position == slot.position);
-                    found
-                        .cloned()
-                        .ok_or_else(|| missing(slot.location, group, *index))?
-                }
-            };
-            bytes += weight(&entry);
-            out.push(entry);
-        }
-        Ok(out)
+    /// Whether the log contradicts, or ends before, a position that is applied: it has not been told of a snapshot.
+    pub fn lacks(&self, group: GroupId, applied: LogPosition) -> bool {
+        self.index.groups.get(&group).is_some_and(|state| {
+            let slot = state.entries.get(&applied.index);
+            state.last.is_none_or(|last| last.index < applied.index)
+                || slot.is_some_and(|slot| slot.position != applied)
+        })
     }
-}
 
-fn missing(location: Location, group: GroupId, index: u64) -> LogError {
-    LogError::Damaged {
-        segment: location.segment,
-        offset: location.offset,
-        what: format!("entry {index} of {group} is not in its unit"),
-    }
-}
-
-fn read_entry(
-    disk: &dyn Disk,
-    group: GroupId,
-    index: u64,
-    location: Location,
-) -> Result<LogEntry, LogError> {
-    entries_at(disk, group, location)?
-        .into_iter()
-        .rfind(|entry| entry.position.index == index)
-        .ok_or_else(|| missing(location, group, index))
-}
-
-/// All entries of a group in a unit, in order.
-fn entries_at(
-    disk: &dyn Disk,
-    group: GroupId,
-    location: Location,
-) -> Result<Vec<LogEntry>, LogError> {
-    let bytes = disk.read_at(location.segment, location.offset, location.bytes)?;
-    let (unit, _) = Unit::decode(&bytes).ok_or_else(|| LogError::Damaged {
-        segment: location.segment,
-        offset: location.offset,
-        what: "the unit cannot be read".into(),
-    })?;
-    let mut out = Vec::new();
-    for record in unit.records {
-        match record {
-            Record::Operation {
-                change: Change::Append { group: of, entries },
-                ..
-            }
-            | Record::Moved { group: of, entries }
-                if of == group =>
-            {
-                out.extend(entries);
-            }
-            _ => {}
+    /// The record that empties a group's log up to the end of an installed snapshot; `None`: it holds nothing of that. To be
+    /// taken before anything else changes, and durable before anybody builds on it.
+    pub fn installed(&self, group: GroupId, upto: LogPosition) -> Option<Record> {
+        let state = self.index.groups.get(&group)?;
+        if state
+            .purged
+            .is_some_and(|purged| purged.index >= upto.index)
+        {
+            return None;
         }
+        // RAFT-2: what follows an entry that the snapshot contradicts is of another history.
+        let known = state.entries.get(&upto.index).map(|slot| slot.position);
+        Some(Record::Installed {
+            group,
+            upto,
+            alone: known.is_some_and(|known| known != upto),
+        })
     }
-    Ok(out)
+
+    /// The record that keeps entries when the segment that they were in is used again; `None` when all were purged or
+    /// replaced since they were read. To be taken before anything else changes.
+    pub fn moved(&self, group: GroupId, mut entries: Vec<LogEntry>) -> Option<Record> {
+        let state = self.index.groups.get(&group)?;
+        entries.retain(|entry| {
+            let slot = state.entries.get(&entry.position.index);
+            slot.is_some_and(|slot| slot.position == entry.position)
+        });
+        (!entries.is_empty()).then_some(Record::Moved { group, entries })
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! dead predecessor that lands late can never join the log (LOG-4).
 
 use super::index::{Index, Location};
-use super::unit::{BLOCK, Unit};
+use super::unit::{BLOCK, Found, Unit};
 use crate::io::Disk;
 use std::io;
 
@@ -33,176 +33,206 @@ pub enum LogError {
 pub struct Recovered {
     /// The content.
     pub index: Index,
-    /// Segments in use, ascending, with the LSN of their first unit.
-    pub segments: Vec<(u64, u64)>,
+    /// Segments in use, ascending.
+    pub segments: Vec<u64>,
     /// Files that hold no unit of the log: to be used again.
     pub spare: Vec<u64>,
     /// The next LSN.
     pub next_lsn: u64,
+    /// Segment and offset of the end.
+    pub end: (u64, u64),
     /// Bytes behind the end that are void.
     pub discarded: u64,
 }
 
-struct Scanned {
-    segment: u64,
-    units: Vec<(Unit, Location)>,
-    /// Where the run of valid units ends.
-    end: u64,
-    /// The highest durable-up-to mark of any valid unit after the end.
-    beyond: Option<(u64, u64)>,
-    bytes: u64,
+impl LogError {
+    fn damaged(segment: u64, offset: u64, what: String) -> LogError {
+        LogError::Damaged {
+            segment,
+            offset,
+            what,
+        }
+    }
 }
 
-/// Reads all segments.
+/// What a segment holds.
+struct Scanned {
+    segment: u64,
+    /// The run of valid units from the start.
+    units: Vec<(Unit, Location)>,
+    /// Where that run ends.
+    end: u64,
+    /// The highest durable-up-to mark of any valid unit after the end.
+    beyond: Option<u64>,
+    /// Where the last valid unit after the end ends.
+    used: u64,
+}
+
+/// Reads all segments. `alive` is called between them.
 ///
 /// # Errors
 /// Damage, or the disk.
-pub fn recover(disk: &dyn Disk, cache_bytes_max: usize) -> Result<Recovered, LogError> {
+pub fn recover(
+    disk: &dyn Disk,
+    cache_bytes_max: usize,
+    alive: &dyn Fn(),
+) -> Result<Recovered, LogError> {
     let mut numbers = disk.segments()?;
     numbers.sort_unstable();
-    let mut scanned = Vec::new();
-    let mut spare = Vec::new();
-    for number in numbers {
-        let scan = scan(number, &disk.read(number)?);
-        if scan.units.is_empty() && scan.beyond.is_none() {
-            spare.push(number);
-        } else {
-            scanned.push(scan);
-        }
-    }
     let mut recovered = Recovered {
         index: Index::new(cache_bytes_max),
         segments: Vec::new(),
-        spare,
+        spare: Vec::new(),
         next_lsn: 1,
+        end: (0, 0),
         discarded: 0,
     };
-    let starts: Vec<Option<u64>> = scanned
-        .iter()
-        .map(|scan| scan.units.first().map(|(unit, _)| unit.lsn))
-        .collect();
-    let mut durable = 0;
-    let last = scanned.len().saturating_sub(1);
-    for (at, scan) in scanned.into_iter().enumerate() {
-        // What a sealed segment holds from the next one's first LSN on is void (LOG-4).
-        let limit = starts.get(at + 1).copied().flatten().unwrap_or(u64::MAX);
-        let first = starts[at];
-        let expected = recovered.next_lsn;
-        if at > 0 && first != Some(expected) {
-            return Err(LogError::Damaged {
-                segment: scan.segment,
-                offset: 0,
-                what: format!("begins with unit {first:?}, unit {expected} is due"),
-            });
+    // What is read is there.
+    recovered.index.set_durable(u64::MAX);
+    let mut run = Run::default();
+    for number in numbers {
+        alive();
+        let scanned = scan(number, &disk.read(number)?)?;
+        if scanned.units.is_empty() && scanned.beyond.is_none() {
+            recovered.spare.push(number);
+        } else {
+            run.add(scanned, &mut recovered)?;
         }
-        if at == 0
-            && let Some(first) = first
-        {
+    }
+    run.end(&mut recovered)?;
+    Ok(recovered)
+}
+
+/// The log as far as it was read. A segment is taken in when the one after it is known, which says where it ends.
+#[derive(Default)]
+struct Run {
+    waiting: Option<Scanned>,
+    durable: u64,
+}
+
+impl Run {
+    fn add(&mut self, scanned: Scanned, recovered: &mut Recovered) -> Result<(), LogError> {
+        let first = scanned.units.first().map(|(unit, _)| unit.lsn);
+        if let Some(before) = self.waiting.take() {
+            // What a sealed segment holds from the next one's first LSN on is void (LOG-4).
+            let (segment, end) = (before.segment, before.end);
+            self.take(before, first.unwrap_or(u64::MAX), recovered)?;
+            let due = recovered.next_lsn;
+            match first {
+                Some(first) if first == due => {}
+                // Everything before a segment was durable before it was begun.
+                Some(first) if first > due => {
+                    let what = format!("unit {due} was durable and cannot be read");
+                    return Err(LogError::damaged(segment, end, what));
+                }
+                other => {
+                    let what = format!("begins with unit {other:?}, unit {due} is due");
+                    return Err(LogError::damaged(scanned.segment, 0, what));
+                }
+            }
+        } else if let Some(first) = first {
             recovered.next_lsn = first;
+        } else {
+            let what = "later units are there, the first one cannot be read".to_owned();
+            return Err(LogError::damaged(scanned.segment, 0, what));
         }
-        for (unit, location) in scan.units {
+        self.waiting = Some(scanned);
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        scanned: Scanned,
+        limit: u64,
+        recovered: &mut Recovered,
+    ) -> Result<(), LogError> {
+        recovered.segments.push(scanned.segment);
+        for (unit, location) in scanned.units {
             if unit.lsn >= limit {
                 break;
             }
-            durable = durable.max(unit.durable);
+            self.durable = self.durable.max(unit.durable);
             for record in unit.records {
                 recovered
                     .index
                     .take(record, location)
-                    .map_err(|what| LogError::Damaged {
-                        segment: location.segment,
-                        offset: location.offset,
-                        what,
-                    })?;
+                    .map_err(|what| LogError::damaged(location.segment, location.offset, what))?;
             }
             recovered.next_lsn = unit.lsn + 1;
         }
-        let missing = if at < last {
-            // Another segment follows: everything up to its beginning was durable before it was begun.
-            recovered.next_lsn < limit
-        } else {
-            scan.beyond
-                .is_some_and(|(beyond, _)| beyond >= recovered.next_lsn)
+        Ok(())
+    }
+
+    fn end(mut self, recovered: &mut Recovered) -> Result<(), LogError> {
+        let Some(last) = self.waiting.take() else {
+            return Ok(());
         };
-        if missing {
-            return Err(LogError::Damaged {
-                segment: scan.segment,
-                offset: scan.end,
-                what: format!("unit {} was durable and cannot be read", recovered.next_lsn),
-            });
+        let (segment, end, beyond) = (last.segment, last.end, last.beyond);
+        recovered.end = (segment, end);
+        recovered.discarded = last.used.saturating_sub(end);
+        self.take(last, u64::MAX, recovered)?;
+        let due = recovered.next_lsn;
+        // LOG-3
+        let durable = self.durable.max(beyond.unwrap_or(0));
+        if durable >= due {
+            let what = format!("unit {due} cannot be read, unit {durable} was durable");
+            return Err(LogError::damaged(segment, end, what));
         }
-        if at == last {
-            recovered.discarded = scan.bytes.saturating_sub(scan.end);
+        if let Some((group, index)) = recovered.index.hole() {
+            let first = recovered.segments.first().copied().unwrap_or(segment);
+            let what = format!("entry {index} of {group} is missing");
+            return Err(LogError::damaged(first, 0, what));
         }
-        recovered
-            .segments
-            .push((scan.segment, first.unwrap_or(recovered.next_lsn)));
+        Ok(())
     }
-    if durable >= recovered.next_lsn {
-        let (segment, _) = recovered.segments.last().copied().unwrap_or((0, 0));
-        return Err(LogError::Damaged {
-            segment,
-            offset: 0,
-            what: format!(
-                "unit {durable} was durable, the log ends before unit {}",
-                recovered.next_lsn
-            ),
-        });
-    }
-    if let Some((group, index)) = recovered.index.hole() {
-        return Err(LogError::Damaged {
-            segment: recovered
-                .segments
-                .first()
-                .map_or(0, |(segment, _)| *segment),
-            offset: 0,
-            what: format!("entry {index} of {group} is missing"),
-        });
-    }
-    Ok(recovered)
 }
 
-fn scan(segment: u64, bytes: &[u8]) -> Scanned {
+fn scan(segment: u64, bytes: &[u8]) -> Result<Scanned, LogError> {
     let mut units: Vec<(Unit, Location)> = Vec::new();
     let mut at = 0;
-    while let Some((unit, len)) = bytes.get(at..).and_then(Unit::decode) {
-        let follows = units
-            .last()
-            .is_none_or(|(before, _)| unit.lsn == before.lsn + 1);
-        if unit.segment != segment || !follows {
-            break;
+    loop {
+        let due = units.last().map(|(unit, _)| unit.lsn + 1);
+        match Unit::decode(&bytes[at..]) {
+            Found::Unit(unit, len)
+                if unit.segment == segment && due.is_none_or(|due| unit.lsn == due) =>
+            {
+                let location = Location {
+                    segment,
+                    offset: at as u64,
+                    bytes: len,
+                    lsn: unit.lsn,
+                };
+                units.push((unit, location));
+                at = (at + len).min(bytes.len());
+            }
+            Found::Foreign { segment: of, lsn }
+                if of == segment && due.is_none_or(|due| lsn == due) =>
+            {
+                let what = format!("unit {lsn} is whole, but of a format that is not known here");
+                return Err(LogError::damaged(segment, at as u64, what));
+            }
+            _ => break,
         }
-        let location = Location {
-            segment,
-            offset: at as u64,
-            bytes: len,
-        };
-        units.push((unit, location));
-        at += len;
     }
     let end = at;
     let next = units.last().map_or(0, |(unit, _)| unit.lsn + 1);
     let mut beyond = None;
     let mut used = end;
     while at + BLOCK <= bytes.len() {
-        if let Some((unit, len)) = Unit::decode(&bytes[at..])
-            && unit.segment == segment
-            && unit.lsn >= next
-        {
-            used = at + len;
-            if beyond.is_none_or(|(mark, _)| mark < unit.durable) {
-                beyond = Some((unit.durable, at as u64));
+        match Unit::decode(&bytes[at..]) {
+            Found::Unit(unit, len) if unit.segment == segment && unit.lsn >= next => {
+                beyond = beyond.max(Some(unit.durable));
+                at += len;
+                used = at;
             }
-            at += len;
-        } else {
-            at += BLOCK;
+            _ => at += BLOCK,
         }
     }
-    Scanned {
+    Ok(Scanned {
         segment,
         units,
         end: end as u64,
         beyond,
-        bytes: used as u64,
-    }
+        used: used as u64,
+    })
 }

@@ -2,8 +2,8 @@
 //! written again.
 //!
 //! Header, little-endian, 64 bytes: magic `MAREEUNT`, segment u64, LSN u64, durable-up-to LSN u64, incarnation u64, payload
-//! length u32, flags u32 (0), CRC-32C u32 over the header without this field and the payload, 12 bytes 0. The payload is the
-//! postcard of the records.
+//! length u32, version u32 (0), CRC-32C u32 over the header without this field and the payload, 12 bytes 0. The payload is
+//! the postcard of the records; the rest of the last block is 0 and means nothing.
 
 use mareedb_ipc::wire::storage::{KeyRange, LogEntry, NodeRecord};
 use mareedb_ipc::wire::{GroupId, LogPosition, OperationId, ReplicaId, Vote, decode, encode};
@@ -15,6 +15,8 @@ pub const BLOCK: usize = 4096;
 pub const HEADER_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"MAREEUNT";
 const CRC_AT: usize = 48;
+/// Of the format of units.
+const VERSION: u32 = 0;
 
 /// A record. On disk: variants are only added at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +39,15 @@ pub enum Record {
     },
     /// Nothing: makes the durable-up-to mark of a quiet log catch up.
     Mark,
+    /// A received snapshot became the group's state: the entries that it covers are forgotten.
+    Installed {
+        /// The group.
+        group: GroupId,
+        /// The last entry that the snapshot covers.
+        upto: LogPosition,
+        /// Whether later ones are forgotten, too. Said here, for a reader of the log may not have met the entries yet.
+        alone: bool,
+    },
 }
 
 /// A change of one group's log, or of the node's records.
@@ -146,7 +157,7 @@ impl Unit {
         }
         let len = u32::try_from(payload.len()).expect("batches are capped");
         out.extend_from_slice(&len.to_le_bytes());
-        out.extend_from_slice(&0u32.to_le_bytes());
+        out.extend_from_slice(&VERSION.to_le_bytes());
         let crc = crc32c::crc32c_append(crc32c::crc32c(&out), &payload);
         out.extend_from_slice(&crc.to_le_bytes());
         out.resize(HEADER_BYTES, 0);
@@ -155,8 +166,12 @@ impl Unit {
         out
     }
 
-    /// The unit at the start of `bytes`, and how many bytes it takes; `None`: there is none.
-    pub fn decode(bytes: &[u8]) -> Option<(Unit, usize)> {
+    /// What is at the start of `bytes`.
+    pub fn decode(bytes: &[u8]) -> Found {
+        Self::parse(bytes).unwrap_or(Found::Nothing)
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Found> {
         let header = bytes.get(..HEADER_BYTES)?;
         if &header[..8] != MAGIC {
             return None;
@@ -166,64 +181,197 @@ impl Unit {
         let half =
             |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
         let len = half(40) as usize;
-        let payload = bytes.get(HEADER_BYTES..HEADER_BYTES.checked_add(len)?)?;
+        let end = HEADER_BYTES.checked_add(len)?;
+        let payload = bytes.get(HEADER_BYTES..end)?;
         let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..CRC_AT]), payload);
-        if crc != half(CRC_AT) || half(44) != 0 {
+        if crc != half(CRC_AT) {
             return None;
         }
+        let (segment, lsn) = (word(8), word(16));
+        // From here on the bytes are what somebody wrote.
+        let records = if half(44) == VERSION {
+            decode(payload).ok()
+        } else {
+            None
+        };
+        let Some(records) = records else {
+            return Some(Found::Foreign { segment, lsn });
+        };
         let unit = Unit {
-            segment: word(8),
-            lsn: word(16),
+            segment,
+            lsn,
             durable: word(24),
             incarnation: word(32),
-            records: decode(payload).ok()?,
+            records,
         };
-        Some((unit, (HEADER_BYTES + len).next_multiple_of(BLOCK)))
+        Some(Found::Unit(unit, end.next_multiple_of(BLOCK)))
     }
+}
+
+/// What a block begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A unit, and the bytes that it takes.
+    Unit(Unit, usize),
+    /// A whole unit that this version cannot read: never to be taken for the end of a log.
+    Foreign {
+        /// The segment that it was written to.
+        segment: u64,
+        /// Its number.
+        lsn: u64,
+    },
+    /// Nothing, or a part of a unit.
+    Nothing,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use mareedb_ipc::wire::RandomId;
+    use mareedb_ipc::wire::storage::EntryBody;
     use proptest::prelude::*;
 
+    fn position() -> impl Strategy<Value = LogPosition> {
+        (any::<u64>(), any::<u64>()).prop_map(|(term, index)| LogPosition { term, index })
+    }
+
+    fn entries() -> impl Strategy<Value = Vec<LogEntry>> {
+        let bytes = || prop::collection::vec(any::<u8>(), 0..6000).prop_map(Bytes::from);
+        let body = prop_oneof![
+            Just(EntryBody::Blank),
+            bytes().prop_map(EntryBody::Normal),
+            bytes().prop_map(EntryBody::Membership),
+        ];
+        let entry = (position(), body).prop_map(|(position, body)| LogEntry { position, body });
+        prop::collection::vec(entry, 0..6)
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let group = || any::<u32>().prop_map(GroupId);
+        prop_oneof![
+            (group(), any::<u64>()).prop_map(|(group, id)| Change::Create {
+                group,
+                replica: ReplicaId(id),
+                range: KeyRange::whole(),
+            }),
+            (group(), any::<u64>(), any::<bool>()).prop_map(|(group, term, committed)| {
+                let vote = Vote {
+                    term,
+                    voted_for: Some(ReplicaId(term)),
+                    committed,
+                };
+                Change::Vote { group, vote }
+            }),
+            (group(), entries()).prop_map(|(group, entries)| Change::Append { group, entries }),
+            (group(), prop::option::of(position()))
+                .prop_map(|(group, last)| Change::Truncate { group, last }),
+            (group(), position()).prop_map(|(group, upto)| Change::Purge { group, upto }),
+            (group(), prop::option::of(position()))
+                .prop_map(|(group, committed)| Change::Committed { group, committed }),
+            ("[a-z]{0,9}", entries()).prop_map(|(name, _)| Change::Node(NodeRecord {
+                name,
+                value: Bytes::from_static(b"value"),
+            })),
+        ]
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        prop_oneof![
+            4 => (any::<u128>(), any::<u64>(), change()).prop_map(|(generation, position, change)| {
+                let id = OperationId { generation: RandomId(generation), position };
+                Record::Operation { id, change }
+            }),
+            1 => (any::<u32>(), entries())
+                .prop_map(|(group, entries)| Record::Moved { group: GroupId(group), entries }),
+            1 => (any::<u32>(), position(), any::<bool>()).prop_map(|(group, upto, alone)| {
+                Record::Installed { group: GroupId(group), upto, alone }
+            }),
+            1 => Just(Record::Mark),
+        ]
+    }
+
+    fn unit() -> impl Strategy<Value = Unit> {
+        (any::<[u64; 4]>(), prop::collection::vec(record(), 0..5)).prop_map(|(words, records)| {
+            Unit {
+                segment: words[0],
+                lsn: words[1],
+                durable: words[2],
+                incarnation: words[3],
+                records,
+            }
+        })
+    }
+
+    /// Bytes that the checksum covers.
+    fn covered(bytes: &[u8]) -> usize {
+        HEADER_BYTES + u32::from_le_bytes(bytes[40..44].try_into().unwrap()) as usize
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_are_nothing(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..200),
+            magic: bool,
+        ) {
+            if magic && bytes.len() > 8 {
+                bytes[..8].copy_from_slice(MAGIC);
+            }
+            prop_assert_eq!(Unit::decode(&bytes), Found::Nothing);
+        }
+
+        #[test]
+        fn a_unit_comes_back_as_whole_blocks(unit in unit()) {
+            let bytes = unit.encode();
+            prop_assert!(bytes.len().is_multiple_of(BLOCK));
+            let whole = bytes.len();
+            prop_assert_eq!(Unit::decode(&bytes), Found::Unit(unit, whole));
+        }
+
+        #[test]
+        fn a_damaged_or_torn_unit_is_nothing(unit in unit(), at: prop::sample::Index, flip in 1..=255u8) {
+            let bytes = unit.encode();
+            let end = covered(&bytes);
+            let mut bad = bytes.clone();
+            let byte = at.index(end);
+            bad[byte] ^= flip;
+            // The last bytes of the header say nothing, and are not covered.
+            if !(52..HEADER_BYTES).contains(&byte) {
+                prop_assert_eq!(Unit::decode(&bad), Found::Nothing, "byte {}", byte);
+            }
+            prop_assert_eq!(Unit::decode(&bytes[..at.index(end)]), Found::Nothing);
+        }
+    }
+
     #[test]
-    fn a_unit_comes_back_and_every_flipped_bit_is_noticed() {
+    fn a_whole_unit_of_another_version_is_never_nothing() {
         let unit = Unit {
             segment: 3,
             lsn: 9,
             durable: 8,
             incarnation: 1,
-            records: vec![
-                Record::Mark,
-                Record::Moved {
-                    group: GroupId(1),
-                    entries: vec![],
-                },
-            ],
+            records: vec![Record::Mark],
         };
-        let bytes = unit.encode();
-        assert_eq!(bytes.len(), BLOCK);
-        assert_eq!(Unit::decode(&bytes), Some((unit, BLOCK)));
-        let used = HEADER_BYTES + 8;
-        for bit in (0..used * 8).filter(|bit| !(52..64).contains(&(bit / 8))) {
-            let mut bad = bytes.clone();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            let decoded = Unit::decode(&bad);
-            assert!(
-                decoded.is_none() || bit / 8 >= HEADER_BYTES + 4,
-                "bit {bit}"
-            );
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn hostile_bytes_are_none(mut bytes in prop::collection::vec(any::<u8>(), 0..200), magic: bool) {
-            if magic && bytes.len() > 8 {
-                bytes[..8].copy_from_slice(MAGIC);
-            }
-            prop_assert_eq!(Unit::decode(&bytes), None);
-        }
+        let foreign = Found::Foreign { segment: 3, lsn: 9 };
+        let seal = |bytes: &mut Vec<u8>| {
+            let end = covered(bytes);
+            let crc =
+                crc32c::crc32c_append(crc32c::crc32c(&bytes[..CRC_AT]), &bytes[HEADER_BYTES..end]);
+            bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        };
+        let mut newer = unit.encode();
+        newer[44] = 1;
+        assert_eq!(
+            Unit::decode(&newer),
+            Found::Nothing,
+            "not what its checksum says"
+        );
+        seal(&mut newer);
+        assert_eq!(Unit::decode(&newer), foreign);
+        // A record that this version does not know.
+        let mut unknown = unit.encode();
+        unknown[HEADER_BYTES + 1] = 99;
+        seal(&mut unknown);
+        assert_eq!(Unit::decode(&unknown), foreign);
     }
 }

@@ -3,13 +3,21 @@
 //! The ring from consensusd is one ordered stream. Operations that came together are written as one unit; the ring's head
 //! moves past a message once everything logged before it is durable, which is the acknowledgement. Requests are dispatched
 //! when the head reaches them, so that they see, and apply, durable entries only.
+//!
+//! The executor never blocks for the disk and never holds the log across a wait: what blocks is done by the threads, each of
+//! which locks the log for as long as it takes to look something up. A stalled disk therefore is shown as one, and is no
+//! hang.
 
 mod answers;
+mod end;
+mod files;
+mod requests;
 mod steps;
-mod work;
+mod threads;
 mod writer;
 
 pub use answers::Answers;
+pub use end::{Ended, Ends};
 
 use crate::io::StdDisk;
 use crate::log::Log;
@@ -17,7 +25,8 @@ use crate::state::Store;
 use glommio::net::UnixStream;
 use glommio::{LocalExecutorBuilder, Placement};
 use mareedb_config::Config;
-use mareedb_ipc::{Bell, BoardWriter, ExitCode, Receiver, RingError};
+use mareedb_ipc::{Bell, BoardWriter, ExitCode, Receiver};
+use parking_lot::Mutex;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +34,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// What a shard is made of.
 pub struct Parts {
+    /// Its number.
+    pub number: u16,
     /// From consensusd.
     pub receiver: Receiver,
     /// To consensusd.
@@ -37,36 +48,20 @@ pub struct Parts {
     pub store: Store,
     /// The log, opened.
     pub log: Log,
-    /// Its segments.
-    pub disk: StdDisk,
-    /// Their directory.
+    /// The directory of its segments.
     pub log_dir: PathBuf,
     /// Configuration.
     pub config: Config,
     /// Board.
     pub board: BoardWriter,
+    /// What the board remembers of the logs.
+    pub ends: Ends,
     /// Counts turns: proof that the executor runs.
     pub turns: Arc<AtomicU64>,
     /// Ask for the end.
     pub stop: Arc<AtomicBool>,
     /// Whether the log was empty at the start.
     pub fresh: bool,
-}
-
-/// Why a shard ended.
-#[derive(Debug)]
-pub enum Ended {
-    /// It was asked to.
-    Stopped,
-    /// A ring is corrupt.
-    Ring(RingError),
-    /// Something else, with the exit code that says what.
-    Failed(ExitCode, String),
-}
-impl From<RingError> for Ended {
-    fn from(error: RingError) -> Self {
-        Ended::Ring(error)
-    }
 }
 
 /// Runs the shard on this thread until it ends.
@@ -85,41 +80,46 @@ pub fn run(parts: Parts) -> Ended {
         }
     };
     executor.run(async move {
-        let bell = parts.bell;
         let (ring, rung) = futures::channel::mpsc::unbounded();
         // SAFETY: the bell owned this stream socket, gives it away here, and nobody else uses it.
-        let stream = unsafe { UnixStream::from_raw_fd(bell.into_fd().into_raw_fd()) };
+        let stream = unsafe { UnixStream::from_raw_fd(parts.bell.into_fd().into_raw_fd()) };
         let ears = glommio::spawn_local(listen(stream, ring.clone())).detach();
-        let work = work::Shared {
+        let log = Arc::new(Mutex::new(parts.log));
+        let shared = threads::Shared {
             store: parts.store.clone(),
+            log: log.clone(),
             answers: parts.answers.clone(),
             bell: parts.ringer,
             board: parts.board.clone(),
             unflushed_bytes_max: parts.config.storage.unflushed_bytes_max,
             log_dir: parts.log_dir.clone(),
+            reports: Arc::default(),
         };
-        let threads = work::start(&work);
-        let ended = steps::Steps {
+        let threads = threads::start(&shared);
+        let steps = steps::Steps {
+            number: parts.number,
             receiver: parts.receiver,
             answers: parts.answers,
             store: parts.store,
-            log: parts.log,
-            disk: parts.disk,
+            log,
+            disk: StdDisk::unlocked(&parts.log_dir),
             config: parts.config,
             board: parts.board,
+            ends: parts.ends,
             turns: parts.turns,
             stop: parts.stop,
             fresh: parts.fresh,
             threads,
+            reports: shared.reports.clone(),
             writer: writer::Writer::new(ring),
             queue: std::collections::VecDeque::new(),
             pending: None,
-            next: std::collections::BTreeMap::new(),
-            spare_asked: false,
-            recycle_due: true,
-        }
-        .run(rung)
-        .await;
+            internal: std::collections::VecDeque::new(),
+            moving: false,
+            waits_since: None,
+            latencies: steps::Latencies::default(),
+        };
+        let ended = steps.run(rung).await;
         ears.cancel();
         ended
     })

@@ -1,22 +1,23 @@
-//! The shard's main task: takes messages off the ring, writes what must be durable, releases in order, dispatches requests.
+//! The shard's main task: takes messages off the ring, writes what must be durable, releases in order.
 
 use super::answers::Answers;
-use super::work::{Apply, Threads, Work};
+use super::end::{Ended, Ends};
+use super::requests::hand;
+use super::threads::{Installed, Keep, Read, Reports, Threads};
 use super::writer::{Writer, Written};
-use super::{Ended, writer};
 use crate::io::StdDisk;
-use crate::log::unit::Change;
-use crate::log::{Log, UNIT_BYTES_MAX, recover::LogError};
+use crate::log::index::weight;
+use crate::log::unit::{Change, Record};
+use crate::log::{Log, UNIT_BYTES_MAX, Write};
 use crate::state::Store;
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
 use mareedb_config::Config;
-use mareedb_ipc::wire::storage::{
-    FromStorage, ReplicaState, SnapshotMeta, StorageAnswer, StorageRequest, ToStorage,
-};
-use mareedb_ipc::wire::{GroupId, LogPosition, OperationId};
+use mareedb_ipc::wire::storage::{FromStorage, LogEntry, StorageAnswer, StorageRequest, ToStorage};
+use mareedb_ipc::wire::{GroupId, OperationId};
 use mareedb_ipc::{BoardWriter, ExitCode, Gauge, Receiver};
-use std::collections::{BTreeMap, VecDeque};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -25,17 +26,15 @@ use std::time::{Duration, Instant};
 const TURN: Duration = Duration::from_millis(40);
 /// A quiet log gets its closing mark after so long.
 const QUIET: Duration = Duration::from_millis(200);
+/// Latencies are shown so often.
+const SHOW: Duration = Duration::from_millis(500);
 /// Messages taken in one turn.
 const MESSAGES_MAX: usize = 4096;
-/// Bytes of entries handed to the apply thread at once.
-const APPLY_BYTES_MAX: usize = 1 << 20;
-/// Segments kept before entries that pin the oldest are moved.
-const SEGMENTS_KEPT: usize = 3;
 
-/// A message on its way to being released.
+/// A message on its way to being released, or something that waits for a unit to be durable.
 pub(super) struct Step {
-    /// End of its record in the ring.
-    end: u64,
+    /// End of its record in the ring, if it came from there.
+    end: Option<u64>,
     /// The unit that must be durable first.
     lsn: u64,
     what: What,
@@ -48,122 +47,189 @@ enum What {
     Hello { epoch: u64 },
     /// A request.
     Request { request: u64, body: StorageRequest },
+    /// An answer that was waiting.
+    Answer { request: u64, body: StorageAnswer },
 }
 
-/// Operations that wait for a segment.
+/// Records that this daemon itself has to log.
+pub(super) enum Internal {
+    Installed(Installed),
+    Moved(GroupId, Vec<LogEntry>),
+}
+
+/// What is to be logged next, and the steps that follow from it.
+#[derive(Default)]
 pub(super) struct Pending {
-    operations: Vec<(OperationId, Change)>,
-    steps: Vec<(u64, What)>,
+    records: Vec<Record>,
+    steps: Vec<(Option<u64>, What)>,
     bytes: usize,
+}
+
+/// What can be done with records.
+enum Room {
+    Here(Write),
+    Begin(Write),
+    Later,
 }
 
 /// The main task.
 pub(super) struct Steps {
+    pub(super) number: u16,
     pub(super) receiver: Receiver,
     pub(super) answers: Arc<Answers>,
     pub(super) store: Store,
-    pub(super) log: Log,
+    pub(super) log: Arc<Mutex<Log>>,
     pub(super) disk: StdDisk,
     pub(super) config: Config,
     pub(super) board: BoardWriter,
+    pub(super) ends: Ends,
     pub(super) turns: Arc<AtomicU64>,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) fresh: bool,
     pub(super) threads: Threads,
+    pub(super) reports: Arc<Mutex<Reports>>,
     pub(super) writer: Writer,
     pub(super) queue: VecDeque<Step>,
+    /// Waits for a segment.
     pub(super) pending: Option<Pending>,
-    /// The next index to hand to the apply thread, by group.
-    pub(super) next: BTreeMap<GroupId, u64>,
-    pub(super) spare_asked: bool,
-    /// Something happened after which a segment may be free: looking costs a walk over all entries.
-    pub(super) recycle_due: bool,
+    pub(super) internal: VecDeque<Internal>,
+    /// Entries are being moved to another segment.
+    pub(super) moving: bool,
+    /// Since when `pending` waits.
+    pub(super) waits_since: Option<Instant>,
+    pub(super) latencies: Latencies,
 }
 
 impl Steps {
     pub(super) async fn run(mut self, mut rung: UnboundedReceiver<()>) -> Ended {
+        let ended = self.turns(&mut rung).await;
+        if matches!(ended, Ended::Failed(ExitCode::Io, _)) {
+            self.board.add(Gauge::IoErrors, 1);
+        }
+        ended
+    }
+
+    /// A crash may have come between a snapshot's installation and the record that empties the log up to its end.
+    fn complete_installs(&mut self) {
+        let log = self.log.lock();
+        for (group, ..) in self.store.replicas() {
+            if let Some(meta) = self.store.persisted(group)
+                && meta.last_applied.is_some_and(|at| log.lacks(group, at))
+            {
+                let request = None;
+                self.internal.push_back(Internal::Installed(Installed {
+                    request,
+                    group,
+                    meta,
+                }));
+            }
+        }
+    }
+
+    async fn turns(&mut self, rung: &mut UnboundedReceiver<()>) -> Ended {
+        self.complete_installs();
         self.answers.send(&FromStorage::Up {
             epoch: self.answers.epoch(),
         });
         let mut quiet_since = Instant::now();
-        let mut latencies = Latencies::default();
+        let mut shown = Instant::now();
         loop {
             self.turns.fetch_add(1, Ordering::Relaxed);
-            match self.turn(&mut latencies).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    quiet_since = Instant::now();
-                    glommio::executor().yield_task_queue_now().await;
-                    continue;
-                }
+            let quiet = match self.turn().await {
+                Ok(quiet) => quiet,
                 Err(ended) => return ended,
+            };
+            if shown.elapsed() > SHOW {
+                shown = Instant::now();
+                self.latencies.show(&self.board);
             }
-            if self.stop.load(Ordering::Acquire) && self.log.unfinished() == 0 {
-                if let Err(ended) = self.close().await {
-                    return ended;
-                }
-                return Ended::Stopped;
+            if self.stop.load(Ordering::Acquire) && self.log.lock().unfinished() == 0 {
+                return match self.close(rung).await {
+                    Ok(()) => Ended::Stopped,
+                    Err(ended) => ended,
+                };
             }
-            if quiet_since.elapsed() > QUIET {
+            if !quiet {
                 quiet_since = Instant::now();
-                latencies.show(&self.board);
-                if let Some(write) = self.log.closing()
+                glommio::executor().yield_task_queue_now().await;
+                continue;
+            }
+            if quiet_since.elapsed() > QUIET && self.pending.is_none() {
+                quiet_since = Instant::now();
+                let closing = self.log.lock().closing();
+                if let Some(write) = closing
                     && let Err(ended) = self.write(write).await
                 {
                     return ended;
                 }
             }
-            // Several rings are one wake.
-            let wake = glommio::timer::timeout(TURN, async {
-                Ok::<_, glommio::GlommioError<()>>(rung.next().await)
-            });
-            if wake.await.is_ok() {
-                while rung.try_recv().is_ok() {}
-            }
+            wait(rung).await;
         }
     }
 
     /// `Ok(true)`: nothing to do until somebody rings.
-    async fn turn(&mut self, latencies: &mut Latencies) -> Result<bool, Ended> {
-        if let Some(why) = self.threads.reports.failed.lock().take() {
-            return Err(Ended::Failed(ExitCode::Io, why));
-        }
-        while let Some(Written { lsn, took, result }) = self.writer.ended() {
-            if let Err(why) = result {
-                self.board.add(Gauge::IoErrors, 1);
-                return Err(Ended::Failed(
-                    ExitCode::Io,
-                    format!("write of the log: {why}"),
-                ));
-            }
-            latencies.record(took);
-            self.board.add(Gauge::Flushes, 1);
-            self.log.written(lsn);
-        }
-        let stalled =
-            self.writer.waiting().as_millis() > u128::from(self.config.storage.stall_limit_ms);
-        self.board.set(Gauge::DiskStalled, u64::from(stalled));
-        for number in std::mem::take(&mut *self.threads.reports.spares.lock()) {
-            self.log.add_spare(number);
-            self.spare_asked = false;
-        }
+    async fn turn(&mut self) -> Result<bool, Ended> {
+        self.hear()?;
+        self.end_writes()?;
+        self.show_stall();
         self.release()?;
-        let mut quiet = true;
-        if self.pending.is_some() {
-            self.begin_segment().await?;
-        }
-        if self.pending.is_none() && self.writer.has_room() {
-            quiet = self.take().await?;
-        }
-        self.mind_segments().await?;
+        let stopping = self.stop.load(Ordering::Acquire);
+        let quiet = stopping || self.advance().await?;
+        self.mind_segments()?;
         let answered = self.answers.flush()?;
-        Ok(quiet && answered && (!self.writer.has_room() || self.receiver.arm()?))
+        // What waits for a write or a file is rung for.
+        let listens = !stopping && self.pending.is_none() && self.may_write();
+        Ok(quiet && answered && (!listens || self.receiver.arm()?))
     }
 
-    /// Moves the head, and dispatches what it passes. LOG-1: only past what is durable.
+    /// What the threads tell.
+    fn hear(&mut self) -> Result<(), Ended> {
+        let mut reports = self.reports.lock();
+        if let Some(ended) = reports.failed.take() {
+            return Err(ended);
+        }
+        let installed = reports.installed.drain(..).map(Internal::Installed);
+        self.internal.extend(installed);
+        if let Some(moved) = reports.moved.take() {
+            let moved = moved.into_iter();
+            self.internal
+                .extend(moved.map(|(group, entries)| Internal::Moved(group, entries)));
+            self.moving = false;
+        }
+        Ok(())
+    }
+
+    fn end_writes(&mut self) -> Result<(), Ended> {
+        while let Some(Written { lsn, took, result }) = self.writer.ended() {
+            if let Err(why) = result {
+                return Err(Ended::Failed(
+                    ExitCode::Io,
+                    format!("write of unit {lsn} of the log: {why}"),
+                ));
+            }
+            self.latencies.record(took);
+            self.board.add(Gauge::Flushes, 1);
+            self.log.lock().written(lsn);
+        }
+        Ok(())
+    }
+
+    fn show_stall(&self) {
+        let file = self.waits_since.map_or(Duration::ZERO, |at| at.elapsed());
+        let longest = self.writer.waiting().max(file);
+        let stalled = longest.as_millis() > u128::from(self.config.storage.stall_limit_ms);
+        self.board.set(Gauge::DiskStalled, u64::from(stalled));
+    }
+
+    /// Moves the head, and does what it passes. LOG-1: only past what is durable.
     fn release(&mut self) -> Result<(), Ended> {
-        let durable = self.log.durable();
+        let durable = self.log.lock().durable();
+        let mut told = false;
         while self.queue.front().is_some_and(|step| step.lsn <= durable) {
+            if !told {
+                self.ends.set(self.number, durable);
+                told = true;
+            }
             let Some(step) = self.queue.pop_front() else {
                 break;
             };
@@ -171,165 +237,127 @@ impl Steps {
                 What::Operation => {}
                 What::Hello { epoch } => self.bootstrapped(epoch),
                 What::Request { request, body } => self.dispatch(request, body)?,
+                What::Answer { request, body } => self.answers.answer(request, body),
             }
-            self.receiver.release(step.end);
+            if let Some(end) = step.end {
+                self.receiver.release(end);
+            }
         }
         Ok(())
     }
 
-    fn bootstrapped(&mut self, epoch: u64) {
-        let nothing = SnapshotMeta {
-            last_applied: None,
-            membership: None,
-        };
-        let replicas = self
-            .log
-            .index
-            .groups
-            .iter()
-            .map(|(group, state)| ReplicaState {
-                group: *group,
-                replica: state.replica,
-                range: state.range.clone(),
-                vote: state.vote,
-                purged: state.purged,
-                last: state.last,
-                committed: state.committed,
-                applied: self
-                    .store
-                    .applied(*group)
-                    .unwrap_or_else(|| nothing.clone()),
-                persisted: self
-                    .store
-                    .persisted(*group)
-                    .unwrap_or_else(|| nothing.clone()),
-            })
-            .collect();
-        self.answers.send(&FromStorage::Bootstrapped {
-            epoch,
-            generation: self.receiver.generation(),
-            replicas,
-            records: self.log.index.records.values().cloned().collect(),
-            fresh: self.fresh,
-        });
+    fn may_write(&self) -> bool {
+        self.writer.has_room() && !self.log.lock().is_beginning()
     }
 
-    fn dispatch(&mut self, request: u64, body: StorageRequest) -> Result<(), Ended> {
-        match body {
-            StorageRequest::Apply {
-                group,
-                results_from,
-                upto,
-            } => self.dispatch_apply(request, group, results_from, upto),
-            StorageRequest::ReadLog {
-                group,
-                from,
-                to,
-                max_bytes,
-            } => {
-                let read = self
-                    .log
-                    .read(&self.disk, group, from, to, max_bytes as usize);
-                let body = match read {
-                    Ok(entries) => StorageAnswer::Log { entries },
-                    Err(error) => return Err(damaged(&error)),
-                };
-                self.answers.answer(request, body);
-                Ok(())
+    /// Writes what is next. `Ok(true)`: nothing more to do until somebody rings.
+    async fn advance(&mut self) -> Result<bool, Ended> {
+        if !self.may_write() {
+            return Ok(true);
+        }
+        let mut pending = match self.pending.take() {
+            Some(pending) => pending,
+            None => self.take()?,
+        };
+        if pending.records.is_empty() {
+            let drained = pending.steps.is_empty();
+            self.queue_steps(pending.steps);
+            return Ok(drained);
+        }
+        match self.room_for(&mut pending)? {
+            Room::Here(write) => {
+                self.waits_since = None;
+                self.board.add(Gauge::LogBytes, write.bytes.len() as u64);
+                self.write(write).await?;
+                self.queue_steps(pending.steps);
+                Ok(false)
             }
-            StorageRequest::FinishInstall {
-                group, ref meta, ..
-            } => {
-                let after = meta.last_applied.map_or(0, |at| at.index + 1);
-                let next = self.next.entry(group).or_default();
-                *next = after.max(*next);
-                self.hand_over(Apply::Install { request, body })
+            Room::Begin(write) => {
+                self.pending = Some(pending);
+                self.write(write).await?;
+                Ok(true)
             }
-            body => self
-                .threads
-                .work
-                .send(Work::Request { request, body })
-                .map_err(|_| gone()),
+            Room::Later => {
+                self.waits_since.get_or_insert_with(Instant::now);
+                self.pending = Some(pending);
+                Ok(true)
+            }
         }
     }
 
-    fn hand_over(&self, apply: Apply) -> Result<(), Ended> {
-        self.threads.apply.send(apply).map_err(|_| gone())
-    }
-
-    /// Reads the entries that are due and hands them to the apply thread, in parts.
-    fn dispatch_apply(
-        &mut self,
-        request: u64,
-        group: GroupId,
-        results_from: u64,
-        upto: LogPosition,
-    ) -> Result<(), Ended> {
-        let applied = self.store.applied(group).and_then(|meta| meta.last_applied);
-        let next = *self
-            .next
-            .entry(group)
-            .or_insert_with(|| applied.map_or(0, |at| at.index + 1));
-        let mut from = next.min(results_from);
-        let to = upto.index + 1;
-        loop {
-            let entries = self
-                .log
-                .read(&self.disk, group, from, to, APPLY_BYTES_MAX)
-                .map_err(|error| damaged(&error))?;
-            if entries.is_empty() && from < to {
-                self.answers.answer(
-                    request,
-                    StorageAnswer::Failed {
-                        message: format!(
-                            "{group}: entry {from} is not in the log, apply goes up to {upto}"
-                        ),
-                    },
-                );
-                return Ok(());
-            }
-            from += entries.len() as u64;
-            let last = from >= to;
-            self.hand_over(Apply::Entries {
-                group,
-                entries,
-                results_from,
-                request: last.then_some(request),
-                upto,
-            })?;
-            if last {
-                break;
-            }
+    fn room_for(&self, pending: &mut Pending) -> Result<Room, Ended> {
+        // The encoding of records adds a little to that of messages.
+        let need = pending.bytes + 64 * pending.records.len() + 256;
+        let mut log = self.log.lock();
+        if log.fits(need) {
+            let write = log
+                .take(std::mem::take(&mut pending.records))
+                .map_err(Ended::broken)?;
+            return Ok(Room::Here(write));
         }
-        self.next.insert(group, to.max(next));
-        Ok(())
+        if !log.fits_empty(need) {
+            return Err(Ended::Failed(
+                ExitCode::Config,
+                format!("{need} bytes fit into no segment: raise storage.segment_bytes"),
+            ));
+        }
+        // A segment begins once everything before is durable (LOG-4).
+        let begun = (log.unfinished() == 0)
+            .then(|| log.begin_segment())
+            .flatten();
+        Ok(begun.map_or(Room::Later, Room::Begin))
     }
 
-    /// Takes what is in the ring. `Ok(true)`: all of it.
-    async fn take(&mut self) -> Result<bool, Ended> {
-        let mut pending = Pending {
-            operations: Vec::new(),
-            steps: Vec::new(),
-            bytes: 0,
-        };
-        let mut drained = false;
+    fn queue_steps(&mut self, steps: Vec<(Option<u64>, What)>) {
+        let lsn = self.log.lock().issued();
+        self.queue
+            .extend(steps.into_iter().map(|(end, what)| Step { end, lsn, what }));
+    }
+
+    /// Takes what threads want logged, and what is in the ring.
+    fn take(&mut self) -> Result<Pending, Ended> {
+        let mut pending = Pending::default();
+        for internal in std::mem::take(&mut self.internal) {
+            self.sort_internal(internal, &mut pending);
+        }
+        // One more message, of any size, still fits into the unit, and the unit into a segment.
+        let quarter = usize::try_from(self.config.storage.segment_bytes / 4).unwrap_or(usize::MAX);
+        let enough = quarter.min(UNIT_BYTES_MAX / 2);
         for _ in 0..MESSAGES_MAX {
-            if pending.bytes > UNIT_BYTES_MAX / 2 {
+            if pending.bytes > enough {
                 break;
             }
             let start = self.receiver.cursor();
             let Some((message, end)) = self.receiver.try_recv::<ToStorage>()? else {
-                drained = true;
                 break;
             };
             let bytes = usize::try_from(end - start).unwrap_or(usize::MAX);
             self.sort(message, end, bytes, &mut pending)?;
         }
-        if pending.steps.is_empty() {
-            return Ok(drained);
+        Ok(pending)
+    }
+
+    fn sort_internal(&self, internal: Internal, pending: &mut Pending) {
+        let log = self.log.lock();
+        match internal {
+            Internal::Installed(Installed {
+                request,
+                group,
+                meta,
+            }) => {
+                let upto = meta.last_applied;
+                let record = upto.and_then(|upto| log.installed(group, upto));
+                pending.records.extend(record);
+                if let Some(request) = request {
+                    let body = StorageAnswer::Snapshot(meta);
+                    pending.steps.push((None, What::Answer { request, body }));
+                }
+            }
+            Internal::Moved(group, entries) => {
+                pending.bytes += entries.iter().map(weight).sum::<usize>();
+                pending.records.extend(log.moved(group, entries));
+            }
         }
-        self.put(pending).await?;
-        Ok(false)
     }
 
     /// What a message is: an operation for the log, or something to do when it is reached.
@@ -340,13 +368,23 @@ impl Steps {
         bytes: usize,
         pending: &mut Pending,
     ) -> Result<(), Ended> {
+        let id = OperationId {
+            generation: self.receiver.generation(),
+            position: end,
+        };
         let change = match message {
             ToStorage::Hello { epoch } => {
-                pending.steps.push((end, What::Hello { epoch }));
+                pending.steps.push((Some(end), What::Hello { epoch }));
                 return Ok(());
             }
             ToStorage::Request { request, body } => {
-                pending.steps.push((end, What::Request { request, body }));
+                let what = What::Request { request, body };
+                pending.steps.push((Some(end), what));
+                return Ok(());
+            }
+            // LOG-6: what was recovered and is delivered again is in the log already.
+            _ if self.log.lock().has(id) => {
+                pending.steps.push((Some(end), What::Operation));
                 return Ok(());
             }
             ToStorage::CreateReplica {
@@ -354,9 +392,7 @@ impl Steps {
                 replica,
                 range,
             } => {
-                self.store
-                    .create_replica(group, replica, range.clone())
-                    .map_err(|error| Ended::Failed(ExitCode::Io, error.to_string()))?;
+                self.store.create_replica(group, replica, range.clone())?;
                 Change::Create {
                     group,
                     replica,
@@ -367,64 +403,26 @@ impl Steps {
             ToStorage::Append { group, entries } => Change::Append { group, entries },
             ToStorage::Truncate { group, last } => Change::Truncate { group, last },
             ToStorage::Purge { group, upto } => {
-                let persisted = self
-                    .store
-                    .persisted(group)
-                    .and_then(|meta| meta.last_applied);
-                // STO-PURGE: the log is the state machine's write-ahead log; what is not persisted must stay.
-                assert!(
-                    persisted.is_some_and(|at| at.index >= upto.index),
-                    "STO-PURGE: {group}: purge up to {upto}, persisted is {persisted:?}"
-                );
-                self.recycle_due = true;
+                let persisted = self.store.persisted(group);
+                let persisted = persisted.and_then(|meta| meta.last_applied);
+                // The log is the state machine's write-ahead log; what is not persisted must stay.
+                if persisted.is_none_or(|at| at.index < upto.index) {
+                    return Err(Ended::broken(format!(
+                        "STO-PURGE: {group}: purge up to {upto}, persisted is {persisted:?}"
+                    )));
+                }
                 Change::Purge { group, upto }
             }
             ToStorage::SaveCommitted { group, committed } => Change::Committed { group, committed },
             ToStorage::SaveNodeRecord { record } => Change::Node(record),
         };
-        let id = OperationId {
-            generation: self.receiver.generation(),
-            position: end,
-        };
-        // LOG-6: what was recovered and is delivered again is in the log already.
-        if !self.log.has(id) {
-            pending.operations.push((id, change));
-            pending.bytes += bytes;
-        }
-        pending.steps.push((end, What::Operation));
+        pending.records.push(Record::Operation { id, change });
+        pending.bytes += bytes;
+        pending.steps.push((Some(end), What::Operation));
         Ok(())
     }
 
-    async fn put(&mut self, pending: Pending) -> Result<(), Ended> {
-        if pending.operations.is_empty() {
-            self.queue_steps(pending.steps);
-            return Ok(());
-        }
-        // The encoding of records adds a little to that of messages.
-        if !self
-            .log
-            .fits(pending.bytes + 64 * pending.operations.len() + 256)
-        {
-            self.pending = Some(pending);
-            return self.begin_segment().await;
-        }
-        self.board.add(Gauge::LogBytes, pending.bytes as u64);
-        let write = self
-            .log
-            .append(pending.operations)
-            .map_err(|why| Ended::Failed(ExitCode::Internal, format!("RAFT-2: {why}")))?;
-        self.write(write).await?;
-        self.queue_steps(pending.steps);
-        Ok(())
-    }
-
-    fn queue_steps(&mut self, steps: Vec<(u64, What)>) {
-        let lsn = self.log.issued();
-        self.queue
-            .extend(steps.into_iter().map(|(end, what)| Step { end, lsn, what }));
-    }
-
-    async fn write(&mut self, write: crate::log::Write) -> Result<(), Ended> {
+    async fn write(&mut self, write: Write) -> Result<(), Ended> {
         let segment = write.location.segment;
         self.writer
             .open(&self.disk, segment)
@@ -434,90 +432,58 @@ impl Steps {
         Ok(())
     }
 
-    /// Begins a segment for what waits, once everything before is durable (LOG-4).
-    async fn begin_segment(&mut self) -> Result<(), Ended> {
-        if self.log.unfinished() > 0 {
-            return Ok(());
-        }
-        self.log
-            .begin_segment(&mut self.disk)
-            .map_err(|error| damaged(&error))?;
-        self.recycle_due = true;
-        if let Some(pending) = self.pending.take() {
-            let need = pending.bytes + 64 * pending.operations.len() + 256;
-            if !self.log.fits(need) {
-                return Err(Ended::Failed(
-                    ExitCode::Config,
-                    format!("{need} bytes fit into no segment: raise storage.segment_bytes"),
-                ));
-            }
-            Box::pin(self.put(pending)).await?;
-        }
-        Ok(())
-    }
-
     /// Recycles old segments, and has a file ready for the next one.
-    async fn mind_segments(&mut self) -> Result<(), Ended> {
-        if self.pending.is_some() || !self.writer.has_room() {
-            return Ok(());
+    fn mind_segments(&mut self) -> Result<(), Ended> {
+        let mut log = self.log.lock();
+        log.recycle();
+        let works = [log.prepare(), log.surplus()];
+        // One at a time, and none while the last one waits to be logged.
+        let idle = !self.moving && self.internal.is_empty() && self.pending.is_none();
+        let cold = if idle { log.cold() } else { Vec::new() };
+        drop(log);
+        for work in works.into_iter().flatten() {
+            hand(&self.threads.files, work)?;
         }
-        if self.recycle_due && self.log.unfinished() == 0 {
-            let moved = self
-                .log
-                .recycle(&self.disk, SEGMENTS_KEPT)
-                .map_err(|error| damaged(&error))?;
-            match moved {
-                Some(write) => self.write(write).await?,
-                None => self.recycle_due = false,
-            }
-        }
-        if self.log.spares() == 0 && !self.spare_asked {
-            self.spare_asked = true;
-            let number = self.log.reserve();
-            let bytes = self.config.storage.segment_bytes;
-            self.threads
-                .work
-                .send(Work::Spare { number, bytes })
-                .map_err(|_| gone())?;
+        if !cold.is_empty() {
+            self.moving = true;
+            hand(&self.threads.read, Read::Cold(cold))?;
         }
         Ok(())
     }
 
-    /// Ends gracefully: the mark says how far the log is durable.
-    async fn close(&mut self) -> Result<(), Ended> {
-        if let Some(write) = self.log.closing() {
+    /// Ends gracefully: the mark says how far the log is durable, and the state machines are flushed.
+    async fn close(&mut self, rung: &mut UnboundedReceiver<()>) -> Result<(), Ended> {
+        let closing = self.log.lock().closing();
+        if let Some(write) = closing {
             self.write(write).await?;
-            while self.log.unfinished() > 0 {
-                glommio::timer::sleep(Duration::from_millis(1)).await;
-                while let Some(Written { lsn, .. }) = self.writer.ended() {
-                    self.log.written(lsn);
-                }
+        }
+        hand(&self.threads.keep, Keep::Finish)?;
+        loop {
+            self.turns.fetch_add(1, Ordering::Relaxed);
+            self.hear()?;
+            self.end_writes()?;
+            if self.reports.lock().finished && self.log.lock().unfinished() == 0 {
+                self.latencies.show(&self.board);
+                return Ok(());
             }
+            wait(rung).await;
         }
-        for (group, ..) in self.store.replicas() {
-            self.store
-                .flush(group)
-                .map_err(|error| Ended::Failed(ExitCode::Io, error.to_string()))?;
-        }
-        Ok(())
     }
 }
 
-fn damaged(error: &LogError) -> Ended {
-    let exit = match error {
-        LogError::Io(_) => ExitCode::Io,
-        LogError::Damaged { .. } => ExitCode::LogDamaged,
-    };
-    Ended::Failed(exit, error.to_string())
-}
-
-fn gone() -> Ended {
-    Ended::Failed(ExitCode::Internal, "a storage thread has ended".into())
+/// Waits until somebody rings, or a turn is due. Several rings are one wake.
+async fn wait(rung: &mut UnboundedReceiver<()>) {
+    let wake = glommio::timer::timeout(TURN, async {
+        Ok::<_, glommio::GlommioError<()>>(rung.next().await)
+    });
+    if wake.await.is_ok() {
+        while rung.try_recv().is_ok() {}
+    }
 }
 
 /// Recent durations of writes.
 #[derive(Default)]
-struct Latencies {
+pub(super) struct Latencies {
     recent: VecDeque<u64>,
 }
 
@@ -539,5 +505,3 @@ impl Latencies {
         }
     }
 }
-
-const _: () = assert!(writer::WRITES_MAX >= 1);

@@ -1,0 +1,65 @@
+//! What becomes of messages that are no operations, when the head reaches them.
+
+use super::end::Ended;
+use super::steps::Steps;
+use super::threads::{Asked, Keep, Read};
+use crossbeam::channel::Sender;
+use mareedb_ipc::wire::storage::{FromStorage, ReplicaState, SnapshotMeta, StorageRequest};
+
+impl Steps {
+    /// Answers a new consensusd: everything in the ring before its Hello is durable now.
+    pub(super) fn bootstrapped(&self, epoch: u64) {
+        let nothing = || SnapshotMeta {
+            last_applied: None,
+            membership: None,
+        };
+        let log = self.log.lock();
+        let replicas = log
+            .index
+            .groups
+            .iter()
+            .map(|(group, state)| ReplicaState {
+                group: *group,
+                replica: state.replica,
+                range: state.range.clone(),
+                vote: state.vote,
+                purged: state.purged,
+                last: state.last,
+                committed: state.committed,
+                applied: self.store.applied(*group).unwrap_or_else(nothing),
+                persisted: self.store.persisted(*group).unwrap_or_else(nothing),
+            })
+            .collect();
+        let message = FromStorage::Bootstrapped {
+            epoch,
+            generation: self.receiver.generation(),
+            replicas,
+            records: log.index.records.values().cloned().collect(),
+            fresh: self.fresh,
+        };
+        drop(log);
+        self.answers.send(&message);
+    }
+
+    /// Hands a request to the thread that serves it; none of them waits for another's disk.
+    pub(super) fn dispatch(&self, request: u64, body: StorageRequest) -> Result<(), Ended> {
+        let asked = Asked { request, body };
+        match asked.body {
+            StorageRequest::Apply { .. } | StorageRequest::FinishInstall { .. } => {
+                hand(&self.threads.apply, asked)
+            }
+            StorageRequest::ReadLog { .. } | StorageRequest::Query(_) => {
+                hand(&self.threads.read, Read::Asked(asked))
+            }
+            StorageRequest::BuildSnapshot { .. } => hand(&self.threads.keep, Keep::Asked(asked)),
+            _ => hand(&self.threads.snapshots, asked),
+        }
+    }
+}
+
+/// Never blocks: what waits there is bounded by what consensusd wants answered.
+pub(super) fn hand<T>(entrance: &Sender<T>, work: T) -> Result<(), Ended> {
+    entrance
+        .send(work)
+        .map_err(|_| Ended::broken("a storage thread has ended"))
+}

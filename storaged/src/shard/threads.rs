@@ -1,0 +1,366 @@
+//! Threads beside the executor, for everything that may block: one applies, one reads logs and state machines, one moves
+//! snapshots, one flushes and merges trees, one minds files. They answer by themselves, and tell the executor what it has to
+//! know.
+
+use super::answers::Answers;
+use super::end::Ended;
+use super::files;
+use crate::io::StdDisk;
+use crate::log::{FileWork, Log, Plan};
+use crate::state::{Store, StoreError};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use mareedb_ipc::wire::storage::{LogEntry, SnapshotMeta, StorageAnswer, StorageRequest};
+use mareedb_ipc::wire::{GroupId, LogPosition};
+use mareedb_ipc::{Bell, BoardWriter, Gauge};
+use parking_lot::Mutex;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Old versions are collected and files merged so often.
+const MAINTAIN: Duration = Duration::from_secs(10);
+/// Unflushed bytes are looked at so often.
+const LOOK: Duration = Duration::from_millis(100);
+/// Bytes of entries that are applied at once.
+const APPLY_BYTES_MAX: usize = 1 << 20;
+
+/// A request with its number.
+pub(super) struct Asked {
+    pub(super) request: u64,
+    pub(super) body: StorageRequest,
+}
+
+/// What the reading thread does.
+pub(super) enum Read {
+    /// A `ReadLog` or a `Query`.
+    Asked(Asked),
+    /// Entries that are to be moved to another segment.
+    Cold(Vec<Plan>),
+}
+
+/// What the flushing thread does.
+pub(super) enum Keep {
+    /// A `BuildSnapshot`.
+    Asked(Asked),
+    /// Flushes everything before the end.
+    Finish,
+}
+
+/// A snapshot that has become a group's state.
+pub(super) struct Installed {
+    pub(super) request: Option<u64>,
+    pub(super) group: GroupId,
+    pub(super) meta: SnapshotMeta,
+}
+
+/// What threads tell the executor.
+#[derive(Default)]
+pub(super) struct Reports {
+    pub(super) installed: Vec<Installed>,
+    pub(super) moved: Option<Vec<(GroupId, Vec<LogEntry>)>>,
+    pub(super) finished: bool,
+    /// Why a thread had to end.
+    pub(super) failed: Option<Ended>,
+}
+
+/// The threads' entrances; each bounded by what consensusd wants answered at a time.
+pub(super) struct Threads {
+    pub(super) apply: Sender<Asked>,
+    pub(super) read: Sender<Read>,
+    pub(super) snapshots: Sender<Asked>,
+    pub(super) keep: Sender<Keep>,
+    pub(super) files: Sender<FileWork>,
+}
+
+/// What the threads share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) store: Store,
+    pub(super) log: Arc<Mutex<Log>>,
+    pub(super) answers: Arc<Answers>,
+    /// Rings the executor.
+    pub(super) bell: Arc<Bell>,
+    pub(super) board: BoardWriter,
+    pub(super) unflushed_bytes_max: u64,
+    pub(super) log_dir: PathBuf,
+    pub(super) reports: Arc<Mutex<Reports>>,
+}
+
+impl Shared {
+    fn tell(&self, tell: impl FnOnce(&mut Reports)) {
+        tell(&mut self.reports.lock());
+        self.bell.ring();
+    }
+
+    fn disk(&self) -> StdDisk {
+        StdDisk::unlocked(&self.log_dir)
+    }
+
+    fn answer(&self, request: u64, done: Result<StorageAnswer, StoreError>) {
+        let body = done.unwrap_or_else(|error| StorageAnswer::Failed {
+            message: error.to_string(),
+        });
+        self.answers.answer(request, body);
+    }
+}
+
+/// Starts the threads. They end when their entrances are dropped.
+///
+/// # Panics
+/// The system gives no thread.
+pub(super) fn start(shared: &Shared) -> Threads {
+    fn spawn<T: Send + 'static>(
+        name: &'static str,
+        shared: &Shared,
+        serve: fn(&Shared, &Receiver<T>) -> Result<(), Ended>,
+    ) -> Sender<T> {
+        let (entrance, works) = unbounded();
+        let shared = shared.clone();
+        std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || {
+                let run = std::panic::AssertUnwindSafe(|| serve(&shared, &works));
+                let ended = std::panic::catch_unwind(run)
+                    .unwrap_or_else(|payload| Err(Ended::panicked(name, &*payload)));
+                if let Err(why) = ended {
+                    shared.tell(|reports| {
+                        reports.failed.get_or_insert(why);
+                    });
+                }
+            })
+            .expect("a thread");
+        entrance
+    }
+    Threads {
+        apply: spawn("apply", shared, apply),
+        read: spawn("read", shared, read),
+        snapshots: spawn("snapshots", shared, snapshots),
+        keep: spawn("keep", shared, keep),
+        files: spawn("files", shared, files::serve),
+    }
+}
+
+fn apply(shared: &Shared, works: &Receiver<Asked>) -> Result<(), Ended> {
+    for Asked { request, body } in works {
+        match body {
+            StorageRequest::Apply {
+                group,
+                results_from,
+                upto,
+            } => {
+                let body = apply_entries(shared, group, results_from, upto)?;
+                shared.answers.answer(request, body);
+            }
+            StorageRequest::FinishInstall {
+                group,
+                install,
+                meta,
+            } => match shared.store.finish_install(group, install, &meta) {
+                // Answered once the log is emptied up to there.
+                Ok(meta) => shared.tell(|reports| {
+                    reports.installed.push(Installed {
+                        request: Some(request),
+                        group,
+                        meta,
+                    });
+                }),
+                Err(error) => shared.answer(request, Err(error)),
+            },
+            _ => return Err(Ended::broken("a request that applies nothing")),
+        }
+    }
+    Ok(())
+}
+
+/// Applies up to `upto` what is not applied yet. A state machine that cannot apply what is committed must not go on: then
+/// the process ends, with evidence.
+fn apply_entries(
+    shared: &Shared,
+    group: GroupId,
+    results_from: u64,
+    upto: LogPosition,
+) -> Result<StorageAnswer, Ended> {
+    let disk = shared.disk();
+    let applied = shared.store.applied(group);
+    let applied = applied.and_then(|meta| meta.last_applied);
+    let next = applied.map_or(0, |at| at.index + 1);
+    let mut from = next.min(results_from);
+    let mut outcomes = Vec::new();
+    while from <= upto.index {
+        let plan = shared
+            .log
+            .lock()
+            .plan(group, from, upto.index + 1, APPLY_BYTES_MAX);
+        if plan.is_empty() {
+            let message =
+                format!("{group}: entry {from} is not in the log, apply goes up to {upto}");
+            return Ok(StorageAnswer::Failed { message });
+        }
+        let entries = plan.fetch(&disk)?;
+        if let Some(last) = entries.last()
+            && last.position.index == upto.index
+            && last.position != upto
+        {
+            return Err(Ended::broken(format!(
+                "RAFT-2: {group}: apply goes up to {upto}, the log has {} there",
+                last.position
+            )));
+        }
+        from += entries.len() as u64;
+        outcomes.extend(shared.store.apply(group, &entries, results_from)?);
+        let new = from.saturating_sub(next).min(entries.len() as u64);
+        shared.board.add(Gauge::Applied, new);
+    }
+    Ok(StorageAnswer::Applied {
+        applied: upto,
+        outcomes,
+    })
+}
+
+fn read(shared: &Shared, works: &Receiver<Read>) -> Result<(), Ended> {
+    let disk = shared.disk();
+    for work in works {
+        match work {
+            Read::Cold(plans) => {
+                let mut moved = Vec::new();
+                for plan in plans {
+                    moved.push((plan.group(), plan.fetch(&disk)?));
+                }
+                shared.tell(|reports| reports.moved = Some(moved));
+            }
+            Read::Asked(Asked { request, body }) => {
+                let body = match body {
+                    StorageRequest::ReadLog {
+                        group,
+                        from,
+                        to,
+                        max_bytes,
+                    } => {
+                        let plan = shared.log.lock().plan(group, from, to, max_bytes as usize);
+                        let entries = plan.fetch(&disk)?;
+                        StorageAnswer::Log { entries }
+                    }
+                    StorageRequest::Query(request) => {
+                        StorageAnswer::Queried(shared.store.read(&request))
+                    }
+                    _ => return Err(Ended::broken("a request that reads nothing")),
+                };
+                shared.answers.answer(request, body);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn snapshots(shared: &Shared, works: &Receiver<Asked>) -> Result<(), Ended> {
+    for Asked { request, body } in works {
+        shared.answer(request, snapshot(&shared.store, body));
+    }
+    Ok(())
+}
+
+fn snapshot(store: &Store, body: StorageRequest) -> Result<StorageAnswer, StoreError> {
+    Ok(match body {
+        StorageRequest::CurrentSnapshot { group } => StorageAnswer::MaybeSnapshot(
+            store
+                .persisted(group)
+                .filter(|meta| meta.last_applied.is_some()),
+        ),
+        StorageRequest::OpenSnapshot { group } => {
+            let (snapshot, meta) = store.open_snapshot(group)?;
+            StorageAnswer::Opened { snapshot, meta }
+        }
+        StorageRequest::ReadSnapshot {
+            snapshot,
+            cursor,
+            max_bytes,
+        } => StorageAnswer::Chunk(store.read_snapshot(snapshot, &cursor, max_bytes)?),
+        StorageRequest::CloseSnapshot { snapshot } => {
+            store.close_snapshot(snapshot);
+            StorageAnswer::Done
+        }
+        StorageRequest::BeginInstall { group, install } => {
+            store.begin_install(group, install)?;
+            StorageAnswer::Done
+        }
+        StorageRequest::InstallChunk {
+            install,
+            number,
+            chunk,
+        } => {
+            store.install_chunk(install, number, &chunk)?;
+            StorageAnswer::Done
+        }
+        StorageRequest::AbortInstall { install } => {
+            store.abort_install(install);
+            StorageAnswer::Done
+        }
+        StorageRequest::Apply { .. }
+        | StorageRequest::ReadLog { .. }
+        | StorageRequest::Query(_)
+        | StorageRequest::BuildSnapshot { .. }
+        | StorageRequest::FinishInstall { .. } => {
+            return Err(StoreError::Refused("no request about snapshots".into()));
+        }
+    })
+}
+
+fn keep(shared: &Shared, works: &Receiver<Keep>) -> Result<(), Ended> {
+    let store = &shared.store;
+    let flush_all = || -> Result<(), StoreError> {
+        for (group, ..) in store.replicas() {
+            store.flush(group)?;
+        }
+        Ok(())
+    };
+    let mut maintained = Instant::now();
+    let mut full = false;
+    loop {
+        match works.recv_timeout(LOOK) {
+            Ok(Keep::Asked(Asked { request, body })) => {
+                let StorageRequest::BuildSnapshot { group } = body else {
+                    return Err(Ended::broken("a request that flushes nothing"));
+                };
+                let done = store.flush(group).map(StorageAnswer::Snapshot);
+                shared.answer(request, done);
+            }
+            Ok(Keep::Finish) => {
+                flush_all()?;
+                shared.tell(|reports| reports.finished = true);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        if store.unflushed_bytes() > shared.unflushed_bytes_max {
+            match flush_all() {
+                // Nothing is lost: the log has it. The board shows the free bytes, and the next look tries again.
+                Err(error) if is_full(&error) => {
+                    if !full {
+                        tracing::error!("flush: {error}; tried again");
+                    }
+                    full = true;
+                }
+                done => {
+                    done?;
+                    full = false;
+                }
+            }
+        }
+        if maintained.elapsed() > MAINTAIN {
+            maintained = Instant::now();
+            match store.maintain() {
+                Err(error) if is_full(&error) => tracing::error!("maintenance: {error}"),
+                done => done?,
+            }
+        }
+    }
+}
+
+fn is_full(error: &StoreError) -> bool {
+    let io = match error {
+        StoreError::Io(error) | StoreError::Tree(lsm_tree::Error::Io(error)) => error,
+        _ => return false,
+    };
+    matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}

@@ -5,7 +5,7 @@ use mareedb_ipc::testing::NodeInProcess;
 use mareedb_ipc::wire::storage::{
     FromStorage, NodeRecord, ReplicaState, StorageAnswer, StorageRequest, ToStorage,
 };
-use mareedb_ipc::{Bell, BoardReader, Cell, Extras, Lane, Receiver, Role, Sender, Waiter};
+use mareedb_ipc::{Bell, BoardReader, Cell, Extras, Gauge, Lane, Receiver, Role, Sender, Waiter};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -89,6 +89,16 @@ impl Host {
         }
         self.up = false;
         self.child = Some(command.spawn().unwrap());
+    }
+
+    /// Waits until it says that it serves.
+    pub fn await_ready(&mut self) {
+        let begin = Instant::now();
+        while self.board.get(Gauge::Ready) == 0 {
+            self.check_alive();
+            assert!(begin.elapsed() < STALL, "storaged is never ready");
+            self.pump(true);
+        }
     }
 
     /// SIGKILL, whatever it is doing.

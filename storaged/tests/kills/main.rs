@@ -150,15 +150,7 @@ fn loaded(seed: u64) -> (Host, Model) {
 
 fn a_graceful_stop_ends_in_order() {
     let (mut host, mut model) = loaded(1);
-    // Its main thread says so a moment after the shard has begun to serve.
-    let began = std::time::Instant::now();
-    while host.board.get(Gauge::Ready) != 1 {
-        assert!(
-            began.elapsed().as_secs() < 10,
-            "it never says that it is ready"
-        );
-        std::thread::yield_now();
-    }
+    host.await_ready();
     // With operations in the ring, and more to come all the time, it still stops.
     for _ in 0..50 {
         model.step(&mut host);

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,12 @@ pub struct Host {
 
 impl Host {
     pub fn new() -> Host {
-        let dir = tempfile::tempdir().unwrap();
+        Host::within(&std::env::temp_dir())
+    }
+
+    /// With its data in a new directory there.
+    pub fn within(directory: &Path) -> Host {
+        let dir = tempfile::tempdir_in(directory).unwrap();
         let mut config = Config::default();
         config.server.data_dir = dir.path().to_str().unwrap().to_owned();
         config.storage.segment_bytes = 1 << 20;

@@ -27,7 +27,7 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--list") {
         return;
     }
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
         (
             "nothing_is_lost_in_kills_under_load",
             nothing_is_lost_in_kills_under_load,
@@ -48,6 +48,10 @@ fn main() {
         (
             "an_installed_snapshot_empties_the_log",
             an_installed_snapshot_empties_the_log,
+        ),
+        (
+            "a_full_disk_stalls_the_log_and_nothing_else",
+            a_full_disk_stalls_the_log_and_nothing_else,
         ),
     ];
     for (name, test) in tests {
@@ -357,4 +361,47 @@ fn an_installed_snapshot_empties_the_log() {
     let found = to.hello();
     model.check(&found);
     model.check_entries(&mut to);
+}
+
+/// Needs a small file system of its own: `KILLS_SMALL_DISK=DIRECTORY` on one of 40 to 200 MB.
+fn a_full_disk_stalls_the_log_and_nothing_else() {
+    let Some(disk) = std::env::var_os("KILLS_SMALL_DISK") else {
+        eprintln!("KILLS_SMALL_DISK is not set: not tried");
+        return;
+    };
+    let disk = std::path::PathBuf::from(disk);
+    let mut host = Host::within(&disk);
+    let mut model = Model::new(8);
+    host.start();
+    model.create(&mut host);
+    host.settle();
+    host.await_ready();
+    let ballast = disk.join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    let block = vec![7; 64 << 10];
+    while std::io::Write::write_all(&mut file, &block).is_ok() {}
+    drop(file);
+    // Nothing is purged, so that segments run out.
+    let begin = Instant::now();
+    while host.board.get(Gauge::DiskStalled) == 0 {
+        assert!(begin.elapsed() < Duration::from_secs(60), "it never stalls");
+        if !model.append(&mut host, FIRST_DATA_GROUP) {
+            host.publish();
+            host.pump(true);
+        }
+    }
+    assert!(host.unacknowledged() > 0);
+    assert_eq!(host.board.get(Gauge::IoErrors), 0);
+    // And by itself it goes on when there is room.
+    std::fs::remove_file(&ballast).unwrap();
+    host.settle();
+    assert_eq!(host.board.get(Gauge::IoErrors), 0);
+    let found = host.hello();
+    model.check(&found);
+    model.check_entries(&mut host);
+    host.kill();
+    host.start();
+    let found = host.hello();
+    model.check(&found);
+    assert!(host.stop().success());
 }

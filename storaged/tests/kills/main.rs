@@ -14,6 +14,8 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 const KILLS: u64 = 40;
+/// Names the directory for the test that needs one on a small file system.
+const SMALL_DISK: &str = "KILLS_SMALL_DISK";
 
 fn main() {
     if Inheritance::present() {
@@ -56,6 +58,10 @@ fn main() {
     ];
     for (name, test) in tests {
         if filter.is_none_or(|filter| name.contains(filter.as_str())) {
+            if name.starts_with("a_full_disk") && std::env::var_os(SMALL_DISK).is_none() {
+                eprintln!("test {name} ... ignored ({SMALL_DISK} is not set)");
+                continue;
+            }
             let begin = Instant::now();
             test();
             eprintln!("test {name} ... ok ({:.1?})", begin.elapsed());
@@ -365,10 +371,7 @@ fn an_installed_snapshot_empties_the_log() {
 
 /// Needs a small file system of its own: `KILLS_SMALL_DISK=DIRECTORY` on one of 40 to 200 MB.
 fn a_full_disk_stalls_the_log_and_nothing_else() {
-    let Some(disk) = std::env::var_os("KILLS_SMALL_DISK") else {
-        eprintln!("KILLS_SMALL_DISK is not set: not tried");
-        return;
-    };
+    let disk = std::env::var_os(SMALL_DISK).expect("asked for without it");
     let disk = std::path::PathBuf::from(disk);
     let mut host = Host::within(&disk);
     let mut model = Model::new(8);

@@ -453,6 +453,11 @@ fn parent() {
     if storage.get(Gauge::Applied) < end {
         progress(&storage, &mut [&mut consumer], end - 1, seed);
     }
+    // The consumer tells of a record before it releases it: killed in between, it would leave the last one in the ring.
+    let began = Instant::now();
+    while memory.usage().iter().any(|usage| usage.used > 0) && began.elapsed() < STALL {
+        std::thread::yield_now();
+    }
     consumer.kill();
     scrawler.kill();
     let entries = handled(directory);

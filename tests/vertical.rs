@@ -161,6 +161,13 @@ fn the_command_line_shows_the_guides_screen() {
     block_on(async {
         let bed = healthy_three().await;
         let node = &bed.cluster.nodes[0];
+        // The leader has told how far the others are.
+        bed.cluster
+            .await_status(support::PATIENCE, |status| {
+                status["replication_lag_ms_max"].is_u64()
+            })
+            .await
+            .unwrap_or_else(|why| panic!("{why}"));
         let output = cli(&node.grpc(), &["cluster", "status"]);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(output.status.code(), Some(0), "{output:?}");

@@ -808,6 +808,10 @@ impl Host {
             .as_ref()
             .is_none_or(|sent| differs(sent, &view));
         if changed || now >= self.next.view {
+            if changed {
+                // A new leader tells at once how far the others are, so that all can show it.
+                self.next.ping = 0;
+            }
             self.next.view = now + VIEW_MS;
             self.client
                 .tell(&FromConsensus::View(Box::new(view.clone())));

@@ -482,3 +482,30 @@ fn another_replica_id_and_a_broken_transfer_are_refused() {
     );
     assert_eq!(store.applied(GROUP).unwrap().last_applied, None);
 }
+
+/// The engine numbers its versions of the file list, too, and picks one by the number that a read is pinned at.
+#[test]
+fn what_is_applied_is_seen_however_often_it_is_flushed_and_merged() {
+    let dir = TempDir::new().unwrap();
+    let store = store(dir.path());
+    outcome(&store, &entry(0, 1, &open_session()));
+    for index in 1..60u64 {
+        let txn = Txn {
+            success: vec![put(b"k", &index.to_be_bytes())],
+            ..Txn::default()
+        };
+        outcome(
+            &store,
+            &entry(index, index, &write(index, index, None, txn)),
+        );
+        store.flush(GROUP).unwrap();
+        store.maintain().unwrap();
+        store.maintain().unwrap();
+        let found = get(&store, b"k", None);
+        assert_eq!(
+            found,
+            Some((Bytes::copy_from_slice(&index.to_be_bytes()), index)),
+            "SM-4"
+        );
+    }
+}

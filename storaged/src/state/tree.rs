@@ -3,6 +3,10 @@
 //! The raft log is its write-ahead log: a batch is durable once [`Tree::flush`] has passed it. lsm-tree's own visible
 //! sequence number can show half a batch when a flush comes between, so that readers use ours, published after a whole
 //! batch; and a flush rotates the memtable only between batches (SM-1).
+//!
+//! lsm-tree numbers its file lists from the counter that it is configured with, and a read at number S sees the newest list
+//! numbered below S. Batches therefore take their numbers from that same counter (SM-4): with numbers of their own, a tree
+//! that was flushed and merged more often than written showed an old list, without what was applied since.
 
 use super::StoreError;
 use lsm_tree::{AbstractTree, AnyTree, Cache, Guard, SequenceNumberCounter};
@@ -22,7 +26,10 @@ pub(super) type Pair = (Vec<u8>, Vec<u8>);
 pub(super) struct Tree {
     tree: AnyTree,
     dir: PathBuf,
-    next: Mutex<u64>,
+    /// Numbers of batches and of the engine's file lists: one sequence (SM-4).
+    numbers: SequenceNumberCounter,
+    /// Held while a batch is written, and while a memtable is ended.
+    batch: Mutex<()>,
     /// Everything below is visible.
     visible: AtomicU64,
     /// Moments that somebody reads at, with how many do.
@@ -55,18 +62,22 @@ impl Tree {
     }
 
     fn open_any(dir: &Path, cache: Arc<Cache>) -> Result<Arc<Tree>, StoreError> {
-        let counter = SequenceNumberCounter::default();
-        let tree = lsm_tree::Config::new(dir, counter.clone(), counter)
+        let numbers = SequenceNumberCounter::new(1);
+        // lsm-tree's own idea of what is visible is not used.
+        let unused = SequenceNumberCounter::default();
+        let tree = lsm_tree::Config::new(dir, numbers.clone(), unused)
             .use_cache(cache)
             .open()?;
-        let next = tree
-            .get_highest_persisted_seqno()
-            .map_or(1, |seqno| seqno + 1);
+        if let Some(highest) = tree.get_highest_persisted_seqno() {
+            numbers.fetch_max(highest + 1);
+        }
+        let visible = AtomicU64::new(numbers.get());
         Ok(Arc::new(Tree {
             tree,
             dir: dir.to_owned(),
-            next: Mutex::new(next),
-            visible: AtomicU64::new(next),
+            numbers,
+            batch: Mutex::new(()),
+            visible,
             pins: Mutex::default(),
             obsolete: AtomicBool::new(false),
         }))
@@ -74,8 +85,8 @@ impl Tree {
 
     /// Applies a batch, then makes it visible. Returns its bytes.
     pub(super) fn write(&self, changes: Changes) -> u64 {
-        let mut next = self.next.lock();
-        let seqno = *next;
+        let _batch = self.batch.lock();
+        let seqno = self.numbers.next();
         let mut bytes = 0;
         for (key, value) in changes {
             bytes += (key.len() + value.as_ref().map_or(0, Vec::len) + 64) as u64;
@@ -84,9 +95,15 @@ impl Tree {
                 None => self.tree.remove(key, seqno),
             };
         }
-        *next = seqno + 1;
         self.visible.store(seqno + 1, Ordering::Release);
         bytes
+    }
+
+    /// Shows the newest file list, so that the ones before can go although nothing is written.
+    fn show_files(&self) {
+        // No batch is half written, so that every number given out belongs to a whole batch or to a file list.
+        let _between_batches = self.batch.lock();
+        self.visible.store(self.numbers.get(), Ordering::Release);
     }
 
     /// Reads as of now until the pin is dropped.
@@ -112,7 +129,7 @@ impl Tree {
 
     /// Ends the current memtable. The caller lets no batch run meanwhile.
     pub(super) fn rotate(&self) {
-        let _between_batches = self.next.lock();
+        let _between_batches = self.batch.lock();
         self.tree.rotate_memtable();
     }
 
@@ -120,6 +137,7 @@ impl Tree {
     pub(super) fn flush(&self) -> Result<(), StoreError> {
         let lock = self.tree.get_flush_lock();
         self.tree.flush(&lock, self.watermark())?;
+        self.show_files();
         Ok(())
     }
 
@@ -127,6 +145,7 @@ impl Tree {
     pub(super) fn compact(&self) -> Result<(), StoreError> {
         let strategy = Arc::new(lsm_tree::compaction::Leveled::default());
         self.tree.compact(strategy, self.watermark())?;
+        self.show_files();
         Ok(())
     }
 

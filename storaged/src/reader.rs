@@ -1,4 +1,8 @@
 //! A reader thread: serves gatewayd's reads on a ring of its own, and parks those whose index is not applied yet.
+//!
+//! It sleeps on one doorbell, which gatewayd rings for calls and for room, and the store for applied batches, but only while
+//! something is parked. No wake-up is lost: the reader says that it parks, then looks at the store again, then sleeps; the
+//! store changes, then looks whether somebody parks. Non-goals: no order among calls, no index that it waits for without end.
 
 use crate::state::Store;
 use mareedb_ipc::wire::encode;
@@ -6,6 +10,7 @@ use mareedb_ipc::wire::read::{ReadCall, ReadError, ReadReply, ReadResponse};
 use mareedb_ipc::{Bell, Receiver, RingError, Sender};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,8 +36,15 @@ pub struct Parts {
 /// # Panics
 /// The system gives no thread.
 pub fn spawn(parts: Parts, name: &str) -> JoinHandle<RingError> {
-    let ringer = parts.ringer.clone();
-    parts.store.on_applied(Arc::new(move |_, _| ringer.ring()));
+    let parking = Arc::new(AtomicBool::new(false));
+    let (ringer, parked) = (parts.ringer.clone(), parking.clone());
+    parts.store.on_applied(Arc::new(move |_, _| {
+        // Pairs with the fence in `Reader::serve_parked`.
+        fence(Ordering::SeqCst);
+        if parked.load(Ordering::Relaxed) {
+            ringer.ring();
+        }
+    }));
     std::thread::Builder::new()
         .name(name.to_owned())
         .spawn(move || {
@@ -41,6 +53,7 @@ pub fn spawn(parts: Parts, name: &str) -> JoinHandle<RingError> {
                 sender: parts.sender,
                 receiver: parts.receiver,
                 parked: Vec::new(),
+                parking,
                 replies: VecDeque::new(),
                 waiting_bytes: 0,
             };
@@ -63,6 +76,8 @@ struct Reader {
     sender: Sender,
     receiver: Receiver,
     parked: Vec<(Instant, ReadCall)>,
+    /// Whether `parked` holds anything, for the store's side.
+    parking: Arc<AtomicBool>,
     replies: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
 }
@@ -78,9 +93,7 @@ impl Reader {
             self.serve(until, call);
             self.receiver.release(end);
         }
-        for (until, call) in std::mem::take(&mut self.parked) {
-            self.serve(until, call);
-        }
+        self.serve_parked();
         let room = self.flush()?;
         if !room || (self.waiting_bytes < WAITING_BYTES_MAX && !self.receiver.arm()?) {
             return Ok(None);
@@ -92,6 +105,16 @@ impl Reader {
             .map(|(until, _)| until.saturating_duration_since(now))
             .min();
         Ok(Some(sleep.unwrap_or(Duration::from_secs(60))))
+    }
+
+    fn serve_parked(&mut self) {
+        self.parking
+            .store(!self.parked.is_empty(), Ordering::Relaxed);
+        // Pairs with the fence of the store's listener: it sees that something is parked, or this look sees what it applied.
+        fence(Ordering::SeqCst);
+        for (until, call) in std::mem::take(&mut self.parked) {
+            self.serve(until, call);
+        }
     }
 
     fn serve(&mut self, until: Instant, call: ReadCall) {

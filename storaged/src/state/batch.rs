@@ -1,18 +1,21 @@
 //! One batch of applied entries: reads see its own writes, and nothing is visible to others before all of it is.
 
 use super::StoreError;
+use super::engine::Pair;
 use super::keys;
 use super::records::{self, System};
-use super::tree::{Changes, Pair, Pin};
+use super::tree::{Changes, Pin};
 use serde::Serialize;
 use std::ops::Bound;
 
-/// Keyspaces whose content replicas must agree on (DET-1). History and garbage differ by when they are collected.
-fn counts(key: &[u8]) -> bool {
+/// Keyspaces whose content replicas must agree on (DET-1). History and garbage differ by when they are collected, and what
+/// expires when follows from the idempotency keys.
+pub(super) fn counts(key: &[u8]) -> bool {
     matches!(key.first(), Some(b'd' | b'i' | b'o' | b'r'))
 }
 
-fn hash(key: &[u8], value: &[u8]) -> u128 {
+/// What a pair adds to the digest.
+pub(super) fn hash(key: &[u8], value: &[u8]) -> u128 {
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
     hasher.update(&(key.len() as u64).to_le_bytes());
     hasher.update(key);
@@ -20,10 +23,17 @@ fn hash(key: &[u8], value: &[u8]) -> u128 {
     hasher.digest128()
 }
 
+/// What to restore when a transaction is taken back: the state, and changed keys with what the batch had for them.
+struct Undo {
+    system: System,
+    changes: Vec<(Vec<u8>, Option<Option<Vec<u8>>>)>,
+}
+
 /// An open batch.
 pub(super) struct Batch {
     base: Pin,
     changes: Changes,
+    undo: Option<Undo>,
     pub(super) system: System,
 }
 
@@ -32,6 +42,7 @@ impl Batch {
         Batch {
             base,
             changes: Changes::new(),
+            undo: None,
             system,
         }
     }
@@ -74,8 +85,39 @@ impl Batch {
                 self.system.digest = self.system.digest.wrapping_add(hash(&key, new));
             }
         }
+        if let Some(undo) = &mut self.undo {
+            let before = self.changes.get(&key).cloned();
+            undo.changes.push((key.clone(), before));
+        }
         self.changes.insert(key, value);
         Ok(())
+    }
+
+    /// From here on changes can be taken back.
+    pub(super) fn begin(&mut self) {
+        self.undo = Some(Undo {
+            system: self.system.clone(),
+            changes: Vec::new(),
+        });
+    }
+
+    /// Keeps the changes since [`Batch::begin`].
+    pub(super) fn keep(&mut self) {
+        self.undo = None;
+    }
+
+    /// Takes back the changes since [`Batch::begin`].
+    pub(super) fn take_back(&mut self) {
+        let Some(undo) = self.undo.take() else {
+            return;
+        };
+        self.system = undo.system;
+        for (key, before) in undo.changes.into_iter().rev() {
+            match before {
+                Some(change) => self.changes.insert(key, change),
+                None => self.changes.remove(&key),
+            };
+        }
     }
 
     /// Pairs of `[from, to)` as the batch sees them, at most `limit`.
@@ -85,48 +127,63 @@ impl Batch {
         to: Bound<Vec<u8>>,
         limit: usize,
     ) -> Result<Vec<Pair>, StoreError> {
-        if matches!(&to, Bound::Excluded(to) if *to <= from) {
-            return Ok(Vec::new());
-        }
         let mut out = Vec::new();
+        self.scan(from, to, |key, value| {
+            if out.len() < limit {
+                out.push((key, value));
+            }
+            Ok(out.len() < limit)
+        })?;
+        Ok(out)
+    }
+
+    /// Visits the pairs of `[from, to)` as the batch sees them, while `visit` says `true`.
+    pub(super) fn scan(
+        &self,
+        from: Vec<u8>,
+        to: Bound<Vec<u8>>,
+        mut visit: impl FnMut(Vec<u8>, Vec<u8>) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        if matches!(&to, Bound::Excluded(to) if *to <= from) {
+            return Ok(());
+        }
         let mut own = self
             .changes
             .range((Bound::Included(from.clone()), to.clone()))
             .peekable();
-        let mut base = self.base.range(Bound::Included(from), to).peekable();
-        while out.len() < limit {
-            let base_key = match base.peek() {
-                Some(Ok((key, _))) => Some(key.clone()),
-                Some(Err(_)) => {
-                    return Err(base.next().and_then(Result::err).expect("peeked an error"));
-                }
-                None => None,
-            };
-            match (own.peek(), base_key) {
-                (None, None) => break,
-                (Some((key, _)), other) if other.as_ref().is_none_or(|other| *key <= other) => {
-                    if other.as_ref() == Some(*key) {
-                        base.next();
-                    }
-                    let (key, change) = own.next().expect("peeked");
-                    if let Some(value) = change {
-                        out.push((key.clone(), value.clone()));
-                    }
-                }
-                _ => {
-                    if let Some(pair) = base.next() {
-                        out.push(pair?);
-                    }
+        for pair in self.base.range(Bound::Included(from), to) {
+            let (key, value) = pair?;
+            while let Some((before, change)) = own.next_if(|(own, _)| **own < key) {
+                if let Some(value) = change
+                    && !visit(before.clone(), value.clone())?
+                {
+                    return Ok(());
                 }
             }
+            let next = match own.next_if(|(own, _)| **own == key) {
+                Some((_, change)) => change.clone(),
+                None => Some(value),
+            };
+            if let Some(value) = next
+                && !visit(key, value)?
+            {
+                return Ok(());
+            }
         }
-        Ok(out)
+        for (key, change) in own {
+            if let Some(value) = change
+                && !visit(key.clone(), value.clone())?
+            {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     /// Ends the batch: what is to be written.
     pub(super) fn finish(mut self) -> (Changes, System) {
         self.changes
-            .insert(keys::SYSTEM.to_vec(), Some(records::write(&self.system)));
+            .insert(keys::SYSTEM.to_vec(), Some(self.system.write()));
         (self.changes, self.system)
     }
 }

@@ -1,38 +1,50 @@
-//! Snapshots on their way out and in. A received one is a tree of its own, which one manifest record makes the replica's.
+//! Snapshots on their way out and in. A received one is a tree of its own, which one manifest record makes the replica's
+//! (SM-7): a crash before that record leaves a directory that the next start removes, and the state as it was.
+//!
+//! What comes in is another node's word: keys in order, records that this version writes, inside the range, and, at the end,
+//! the digest, the bytes and the counts that the state record claims.
 
-use super::StoreError;
-use super::keys;
-use super::records::{self, System};
+use super::manifest::Manifest;
+use super::records::{self, System, Version};
+use super::replica::{Replica, Standing, chunk};
 use super::tree::{Changes, Pin, Tree};
-use mareedb_ipc::wire::GroupId;
-use mareedb_ipc::wire::storage::{SnapshotChunk, SnapshotMeta};
+use super::{Store, StoreError, batch, engine, tree_dir};
+use bytes::Bytes;
+use mareedb_ipc::wire::storage::{KeyRange, SnapshotChunk, SnapshotMeta};
+use mareedb_ipc::wire::{GroupId, RandomId};
+use parking_lot::Mutex;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Received bytes that wait in memory for a file.
+const FLUSH_BYTES: u64 = 8 << 20;
+/// A snapshot or transfer that nobody asked about for so long has lost its owner: consensusd died in the middle of it.
+pub(super) const IDLE: Duration = Duration::from_secs(600);
 
 /// An opened snapshot.
 pub(super) struct Opened {
-    pub(super) pin: Pin,
+    pin: Pin,
+    used: Mutex<Instant>,
 }
 
 /// A snapshot that is being received.
 pub(super) struct Receiving {
-    pub(super) group: GroupId,
-    pub(super) tree_number: u64,
-    pub(super) tree: Arc<Tree>,
+    group: GroupId,
+    range: KeyRange,
+    tree_number: u64,
+    tree: Arc<Tree>,
     next: u64,
+    last_key: Vec<u8>,
+    /// Counted from what came, to be compared with what the state record says.
+    counted: System,
+    waiting_bytes: u64,
+    used: Instant,
 }
 
 impl Receiving {
-    pub(super) fn new(group: GroupId, tree_number: u64, tree: Arc<Tree>) -> Receiving {
-        Receiving {
-            group,
-            tree_number,
-            tree,
-            next: 0,
-        }
-    }
-
     /// Takes the next chunk; a repeated one changes nothing.
-    pub(super) fn take(&mut self, number: u64, chunk: &SnapshotChunk) -> Result<(), StoreError> {
+    fn take(&mut self, number: u64, chunk: &SnapshotChunk) -> Result<(), StoreError> {
+        self.used = Instant::now();
         if number < self.next {
             return Ok(());
         }
@@ -42,30 +54,293 @@ impl Receiving {
                 self.next
             )));
         }
+        // All of it is looked at before any of it is written.
+        let mut last_key = self.last_key.clone();
+        let mut counted = self.counted.clone();
         let mut changes = Changes::new();
         for (key, value) in &chunk.entries {
+            if key[..] <= last_key[..] {
+                return Err(hostile("keys are not in order"));
+            }
+            count(&mut counted, key, value, &self.range)?;
+            last_key = key.to_vec();
             changes.insert(key.to_vec(), Some(value.to_vec()));
         }
-        self.tree.write(changes);
-        self.tree.rotate();
-        self.tree.flush()?;
+        if !changes.is_empty() {
+            self.waiting_bytes += self.tree.write(changes).show();
+        }
+        if self.waiting_bytes >= FLUSH_BYTES {
+            self.flush()?;
+        }
+        (self.last_key, self.counted) = (last_key, counted);
         self.next += 1;
         Ok(())
     }
 
+    fn flush(&mut self) -> Result<(), StoreError> {
+        self.tree.rotate();
+        self.tree.flush()?;
+        self.waiting_bytes = 0;
+        Ok(())
+    }
+
     /// Checks that all is there, and makes it durable.
-    pub(super) fn complete(&self, meta: &SnapshotMeta) -> Result<(), StoreError> {
-        let system: System = match self.tree.pin().get(keys::SYSTEM)? {
-            Some(bytes) => records::read(&bytes)?,
-            None => System::default(),
-        };
+    fn complete(&mut self, meta: &SnapshotMeta) -> Result<(), StoreError> {
+        let system = System::of(&self.tree.pin())?;
         if system.meta != *meta {
             return Err(StoreError::Refused(format!(
                 "the received state is at {:?}, its description says {:?}",
                 system.meta.last_applied, meta.last_applied
             )));
         }
-        self.tree.rotate();
-        self.tree.flush()
+        let claims = |system: &System| (system.digest, system.data_bytes, system.idempotent);
+        if claims(&system) != claims(&self.counted) {
+            return Err(hostile("it is not the state that its record describes"));
+        }
+        self.flush()
     }
+}
+
+fn hostile(what: &str) -> StoreError {
+    StoreError::Refused(format!("DET-1: a snapshot that no replica has: {what}"))
+}
+
+/// Adds a received pair to what was counted so far.
+fn count(
+    counted: &mut System,
+    key: &[u8],
+    value: &[u8],
+    range: &KeyRange,
+) -> Result<(), StoreError> {
+    if key.len() > engine::KEY_BYTES_MAX || !records::is_record(key, value) {
+        return Err(hostile("a pair is no record"));
+    }
+    match key[0] {
+        b'd' => {
+            if !range.contains(&key[1..]) {
+                return Err(hostile("a key outside the range"));
+            }
+            let version: Version = records::read(value)?;
+            let bytes = key.len() - 1 + version.value.map_or(0, |value| value.len());
+            counted.data_bytes = counted.data_bytes.saturating_add(bytes as u64);
+        }
+        b'i' => counted.idempotent += 1,
+        _ => {}
+    }
+    if batch::counts(key) {
+        counted.digest = counted.digest.wrapping_add(batch::hash(key, value));
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Pins the present for a snapshot.
+    ///
+    /// # Errors
+    /// No such replica.
+    pub fn open_snapshot(&self, group: GroupId) -> Result<(RandomId, SnapshotMeta), StoreError> {
+        let (pin, meta) = self.replica(group)?.pin();
+        let id = RandomId::draw();
+        let used = Mutex::new(Instant::now());
+        let opened = Arc::new(Opened { pin, used });
+        self.0.opened.lock().insert(id, opened);
+        Ok((id, meta))
+    }
+
+    /// The chunk at `cursor`; empty: the first.
+    ///
+    /// # Errors
+    /// It is not open, or the disk.
+    pub fn read_snapshot(
+        &self,
+        id: RandomId,
+        cursor: &[u8],
+        max_bytes: u32,
+    ) -> Result<SnapshotChunk, StoreError> {
+        let opened = self
+            .0
+            .opened
+            .lock()
+            .get(&id)
+            .cloned()
+            .ok_or_else(|| StoreError::Refused(format!("snapshot {id} is not open")))?;
+        *opened.used.lock() = Instant::now();
+        let (pairs, next) = chunk(&opened.pin, cursor, max_bytes as usize)?;
+        Ok(SnapshotChunk {
+            entries: pairs
+                .into_iter()
+                .map(|(key, value)| (key.into(), value.into()))
+                .collect(),
+            next: next.map(Bytes::from),
+        })
+    }
+
+    /// Releases a snapshot.
+    pub fn close_snapshot(&self, id: RandomId) {
+        self.0.opened.lock().remove(&id);
+    }
+
+    /// Begins to receive a snapshot; one of the same id begins anew, and another one for the group is dropped.
+    ///
+    /// # Errors
+    /// No such replica, or the disk.
+    pub fn begin_install(&self, group: GroupId, install: RandomId) -> Result<(), StoreError> {
+        let range = self.replica(group)?.range.clone();
+        self.drop_transfers(|id, received| id == install || received.group == group);
+        let number = {
+            let mut manifest = self.0.manifest.lock();
+            let mut next = manifest.clone();
+            let number = next.next_tree;
+            next.next_tree += 1;
+            next.store(&self.0.options.dir)?;
+            *manifest = next;
+            number
+        };
+        let tree = Tree::create(&tree_dir(&self.0.options.dir, number), self.0.cache.clone())?;
+        let receiving = Receiving {
+            group,
+            range,
+            tree_number: number,
+            tree,
+            next: 0,
+            last_key: Vec::new(),
+            counted: System::default(),
+            waiting_bytes: 0,
+            used: Instant::now(),
+        };
+        let receiving = Arc::new(Mutex::new(receiving));
+        self.0.receiving.lock().insert(install, receiving);
+        Ok(())
+    }
+
+    /// Takes a chunk, in order; a repeated one changes nothing.
+    ///
+    /// # Errors
+    /// It was not begun, a gap, what no replica would send, or the disk; then the chunk was not taken.
+    pub fn install_chunk(
+        &self,
+        install: RandomId,
+        number: u64,
+        chunk: &SnapshotChunk,
+    ) -> Result<(), StoreError> {
+        let receiving = self
+            .0
+            .receiving
+            .lock()
+            .get(&install)
+            .cloned()
+            .ok_or_else(|| not_begun(install))?;
+        receiving.lock().take(number, chunk)
+    }
+
+    /// Makes the received state the replica's, unless the replica is there already. Gives what is durable when it returns,
+    /// which is `meta` or later. Repeating it after success changes nothing.
+    ///
+    /// # Errors
+    /// It was not begun, is not what `meta` says, or the disk; then nothing changed, and the transfer is over.
+    pub fn finish_install(
+        &self,
+        group: GroupId,
+        install: RandomId,
+        meta: &SnapshotMeta,
+    ) -> Result<SnapshotMeta, StoreError> {
+        let old = self.replica(group)?;
+        let received = self.0.receiving.lock().remove(&install);
+        // The answer to a first call may have been lost, and the whole transfer have come again: a state never goes back.
+        if old.applied().last_applied >= meta.last_applied {
+            if let Some(received) = received {
+                received.lock().tree.abandon();
+            }
+            return old.flush();
+        }
+        let received = received.ok_or_else(|| not_begun(install))?;
+        let mut received = received.lock();
+        let done = if received.group == group {
+            received.complete(meta)
+        } else {
+            Err(StoreError::Refused(format!(
+                "transfer {install} is for {}",
+                received.group
+            )))
+        };
+        if let Err(error) = done {
+            received.tree.abandon();
+            return Err(error);
+        }
+        if !self.put_in_force(&old, &received, meta)? {
+            received.tree.abandon();
+            return old.flush();
+        }
+        self.tell(group);
+        tracing::info!(%group, tree = received.tree_number, before = old.tree_number, "snapshot installed");
+        Ok(meta.clone())
+    }
+
+    /// SM-7: one manifest record. When it fails nobody knows which tree it names, so that both stay. `false`: the old tree got
+    /// as far by itself.
+    fn put_in_force(
+        &self,
+        old: &Replica,
+        received: &Receiving,
+        meta: &SnapshotMeta,
+    ) -> Result<bool, StoreError> {
+        let replica = Replica::new(
+            old.group,
+            old.id,
+            old.range.clone(),
+            received.tree_number,
+            received.tree.clone(),
+            &self.0.options,
+        )?;
+        let mut manifest = self.0.manifest.lock();
+        // From here on nothing is applied to the old tree any more.
+        let mut standing = old.standing();
+        if old.applied().last_applied >= meta.last_applied {
+            return Ok(false);
+        }
+        let mut next: Manifest = manifest.clone();
+        for listed in &mut next.replicas {
+            if listed.group == old.group {
+                listed.tree = received.tree_number;
+            }
+        }
+        next.store(&self.0.options.dir)?;
+        *manifest = next;
+        let replica = Arc::new(replica);
+        self.0.replicas.write().insert(old.group, replica);
+        *standing = Standing::Replaced;
+        old.abandon();
+        Ok(true)
+    }
+
+    /// Drops a started transfer.
+    pub fn abort_install(&self, install: RandomId) {
+        self.drop_transfers(|id, _| id == install);
+    }
+
+    fn drop_transfers(&self, which: impl Fn(RandomId, &Receiving) -> bool) {
+        // One that is taking a chunk at this moment is waited for, not overlooked.
+        self.0.receiving.lock().retain(|id, received| {
+            let received = received.lock();
+            let drop = which(*id, &received);
+            if drop {
+                received.tree.abandon();
+            }
+            !drop
+        });
+    }
+
+    /// Drops snapshots and transfers whose owner has not been heard of for `limit`: an opened snapshot keeps every version
+    /// since its moment from being forgotten.
+    pub(super) fn drop_idle(&self, limit: Duration) {
+        self.0
+            .opened
+            .lock()
+            .retain(|_, opened| opened.used.lock().elapsed() < limit);
+        self.drop_transfers(|_, received| received.used.elapsed() >= limit);
+    }
+}
+
+fn not_begun(install: RandomId) -> StoreError {
+    StoreError::Refused(format!("transfer {install} was not begun"))
 }

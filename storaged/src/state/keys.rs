@@ -113,10 +113,24 @@ pub(super) fn parse_session(bytes: &[u8]) -> Option<RandomId> {
     Some(RandomId(u128::from_be_bytes(bytes.try_into().ok()?)))
 }
 
+/// What all results of a session begin with.
+pub(super) fn results(session: RandomId) -> Vec<u8> {
+    prefixed(b'r', &session.0.to_be_bytes())
+}
+
 pub(super) fn result(session: RandomId, sequence: u64) -> Vec<u8> {
-    let mut out = prefixed(b'r', &session.0.to_be_bytes());
+    let mut out = results(session);
     out.extend_from_slice(&sequence.to_be_bytes());
     out
+}
+
+/// The session and number of a result's key; `None` if it is none.
+pub(super) fn parse_result(bytes: &[u8]) -> Option<(RandomId, u64)> {
+    let (session, sequence) = bytes.strip_prefix(b"r")?.split_first_chunk::<16>()?;
+    Some((
+        RandomId(u128::from_be_bytes(*session)),
+        u64::from_be_bytes(sequence.try_into().ok()?),
+    ))
 }
 
 #[cfg(test)]
@@ -145,6 +159,7 @@ mod tests {
             let _ = parse_garbage(&bytes);
             let _ = parse_expiry(&bytes);
             let _ = parse_session(&bytes);
+            let _ = parse_result(&bytes);
         }
     }
 }

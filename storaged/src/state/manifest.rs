@@ -6,6 +6,7 @@ use super::StoreError;
 use mareedb_ipc::wire::storage::KeyRange;
 use mareedb_ipc::wire::{GroupId, ReplicaId, decode, encode};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -32,17 +33,26 @@ pub(super) struct Listed {
 }
 
 impl Manifest {
-    /// Reads it; a missing file is an empty manifest.
+    /// Reads it. In a new directory it writes an empty one, so that there is one before there is a tree.
+    ///
+    /// # Errors
+    /// Damage; a missing manifest beside trees is that, too: they would pass for leftovers (SM-2).
     pub(super) fn load(dir: &Path) -> Result<Manifest, StoreError> {
         let path = dir.join("manifest");
+        let damaged = |what: &str| StoreError::Damaged(format!("{} {what}", path.display()));
         match std::fs::read(&path) {
-            Ok(bytes) => Self::parse(&bytes).ok_or_else(|| {
-                StoreError::Damaged(format!(
-                    "{} is no manifest of version {VERSION}",
-                    path.display()
-                ))
-            }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Manifest::default()),
+            Ok(bytes) => Self::parse(&bytes)
+                .ok_or_else(|| damaged(&format!("is no manifest of version {VERSION}"))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                for entry in std::fs::read_dir(dir)? {
+                    if entry?.file_name().to_string_lossy().starts_with("tree-") {
+                        return Err(damaged("is missing, and there are trees"));
+                    }
+                }
+                let empty = Manifest::default();
+                empty.store(dir)?;
+                Ok(empty)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -54,7 +64,18 @@ impl Manifest {
             && word(8) == VERSION
             && word(12) as usize == body.len()
             && word(16) == crc32c::crc32c(body);
-        valid.then(|| decode(body).ok())?
+        let manifest: Manifest = valid.then(|| decode(body).ok())??;
+        // One replica a group, a tree each, and no number that will be given out again.
+        let groups: BTreeSet<_> = manifest
+            .replicas
+            .iter()
+            .map(|listed| listed.group)
+            .collect();
+        let trees: BTreeSet<_> = manifest.replicas.iter().map(|listed| listed.tree).collect();
+        let whole = groups.len() == manifest.replicas.len()
+            && trees.len() == manifest.replicas.len()
+            && trees.last().is_none_or(|last| *last < manifest.next_tree);
+        whole.then_some(manifest)
     }
 
     /// Replaces it durably.
@@ -94,6 +115,7 @@ mod tests {
             next_tree: 4,
         };
         assert_eq!(Manifest::load(dir.path()).unwrap(), Manifest::default());
+        assert!(dir.path().join("manifest").is_file());
         manifest.store(dir.path()).unwrap();
         assert_eq!(Manifest::load(dir.path()).unwrap(), manifest);
         let bytes = std::fs::read(dir.path().join("manifest")).unwrap();

@@ -1,19 +1,24 @@
 //! The state machine store: MVCC over one ordered tree a replica, with sessions, so that each command takes effect once.
 //!
 //! Invariants (docs/formats/state.md): SM-1 readers see whole batches; SM-2 a listed tree is there or it is damage; SM-3
-//! entries are applied in order; DET-1 the digest depends on the applied entries alone; ONCE-1.
+//! entries are applied in order; SM-4 one counter numbers batches and files; SM-5 the data is counted as it comes and goes;
+//! SM-6 collecting old versions does not show; SM-7 a snapshot is installed by one manifest record; DET-1 the digest depends
+//! on the applied entries alone; ONCE-1.
 //! Non-goals: no clock and no randomness here beyond the names of directories; durability of what is not flushed is the
 //! raft log's.
 
 mod apply;
 mod batch;
+mod engine;
 mod install;
 mod keys;
 mod manifest;
+mod once;
 mod query;
 mod records;
 mod replica;
 mod tree;
+mod txn;
 
 pub use apply::Rules;
 
@@ -23,7 +28,7 @@ use lsm_tree::Cache;
 use manifest::{Listed, Manifest};
 use mareedb_config::Limits;
 use mareedb_ipc::wire::read::{ReadError, ReadRequest, ReadResponse};
-use mareedb_ipc::wire::storage::{KeyRange, LogEntry, SnapshotChunk, SnapshotMeta};
+use mareedb_ipc::wire::storage::{KeyRange, LogEntry, SnapshotMeta};
 use mareedb_ipc::wire::{GroupId, RandomId, ReplicaId};
 use parking_lot::{Condvar, Mutex, RwLock};
 use replica::Replica;
@@ -102,7 +107,7 @@ struct Shared {
     manifest: Mutex<Manifest>,
     replicas: RwLock<BTreeMap<GroupId, Arc<Replica>>>,
     opened: Mutex<HashMap<RandomId, Arc<Opened>>>,
-    receiving: Mutex<HashMap<RandomId, Receiving>>,
+    receiving: Mutex<HashMap<RandomId, Arc<Mutex<Receiving>>>>,
     applied: (Mutex<()>, Condvar),
     listeners: RwLock<Vec<Listener>>,
 }
@@ -115,12 +120,18 @@ fn tree_dir(dir: &Path, number: u64) -> PathBuf {
 }
 
 impl Store {
-    /// Opens the store, or makes an empty one. Directories that the manifest does not name are removed.
+    /// Opens the store, or makes an empty one. Directories that the manifest does not name are removed. Everything that was
+    /// open in another store over the same directory must be gone.
     ///
     /// # Errors
     /// Damage (SM-2), or the disk.
     pub fn open(options: StoreOptions) -> Result<Store, StoreError> {
-        std::fs::create_dir_all(&options.dir)?;
+        if !options.dir.is_dir() {
+            std::fs::create_dir_all(&options.dir)?;
+            if let Some(parent) = options.dir.parent() {
+                std::fs::File::open(parent)?.sync_all()?;
+            }
+        }
         let manifest = Manifest::load(&options.dir)?;
         let cache = Arc::new(Cache::with_capacity_bytes(options.cache_bytes));
         let mut replicas = BTreeMap::new();
@@ -243,18 +254,29 @@ impl Store {
         entries: &[LogEntry],
         results_from: u64,
     ) -> Result<Vec<(u64, Bytes)>, StoreError> {
-        let replica = self.replica(group)?;
-        let outcomes = replica.apply(entries, results_from)?;
-        let index = replica.applied().last_applied.map_or(0, |at| at.index);
+        loop {
+            // A snapshot may be put in force between looking the replica up and applying to it: then look again.
+            if let Some(outcomes) = self.replica(group)?.apply(entries, results_from)? {
+                self.tell(group);
+                return Ok(outcomes);
+            }
+        }
+    }
+
+    /// Tells whoever waits that more is applied.
+    fn tell(&self, group: GroupId) {
+        let Ok(replica) = self.replica(group) else {
+            return;
+        };
         drop(self.0.applied.0.lock());
         self.0.applied.1.notify_all();
+        let index = replica.applied_index();
         for listener in self.0.listeners.read().iter() {
             listener(group, index);
         }
-        Ok(outcomes)
     }
 
-    /// Calls `listener` after each batch.
+    /// Calls `listener` after each batch and after each installed snapshot.
     pub fn on_applied(&self, listener: Listener) {
         self.0.listeners.write().push(listener);
     }
@@ -292,11 +314,13 @@ impl Store {
         self.replica(group)?.flush()
     }
 
-    /// Flushes what has grown beyond its share, forgets old versions, merges files. Blocks for the disk.
+    /// Flushes what has grown beyond its share, forgets old versions, merges files, drops snapshots that nobody reads. Blocks
+    /// for the disk.
     ///
     /// # Errors
     /// The disk.
     pub fn maintain(&self) -> Result<(), StoreError> {
+        self.drop_idle(install::IDLE);
         let replicas: Vec<Arc<Replica>> = self.0.replicas.read().values().cloned().collect();
         for replica in replicas {
             if replica.unflushed() > self.0.options.unflushed_bytes_max {
@@ -305,149 +329,6 @@ impl Store {
             replica.maintain()?;
         }
         Ok(())
-    }
-
-    /// Pins the present for a snapshot.
-    ///
-    /// # Errors
-    /// No such replica.
-    pub fn open_snapshot(&self, group: GroupId) -> Result<(RandomId, SnapshotMeta), StoreError> {
-        let (pin, meta) = self.replica(group)?.pin();
-        let id = RandomId::draw();
-        self.0.opened.lock().insert(id, Arc::new(Opened { pin }));
-        Ok((id, meta))
-    }
-
-    /// The chunk at `cursor`; empty: the first.
-    ///
-    /// # Errors
-    /// It is not open, or the disk.
-    pub fn read_snapshot(
-        &self,
-        id: RandomId,
-        cursor: &[u8],
-        max_bytes: u32,
-    ) -> Result<SnapshotChunk, StoreError> {
-        let opened = self
-            .0
-            .opened
-            .lock()
-            .get(&id)
-            .cloned()
-            .ok_or_else(|| StoreError::Refused(format!("snapshot {id} is not open")))?;
-        let (pairs, next) = replica::chunk(&opened.pin, cursor, max_bytes as usize)?;
-        Ok(SnapshotChunk {
-            entries: pairs
-                .into_iter()
-                .map(|(key, value)| (key.into(), value.into()))
-                .collect(),
-            next: next.map(Bytes::from),
-        })
-    }
-
-    /// Releases a snapshot.
-    pub fn close_snapshot(&self, id: RandomId) {
-        self.0.opened.lock().remove(&id);
-    }
-
-    /// Begins to receive a snapshot; one of the same id begins anew.
-    ///
-    /// # Errors
-    /// No such replica, or the disk.
-    pub fn begin_install(&self, group: GroupId, install: RandomId) -> Result<(), StoreError> {
-        self.replica(group)?;
-        self.abort_install(install);
-        let number = {
-            let mut manifest = self.0.manifest.lock();
-            let mut next = manifest.clone();
-            let number = next.next_tree;
-            next.next_tree += 1;
-            next.store(&self.0.options.dir)?;
-            *manifest = next;
-            number
-        };
-        let tree = Tree::create(&tree_dir(&self.0.options.dir, number), self.0.cache.clone())?;
-        self.0
-            .receiving
-            .lock()
-            .insert(install, Receiving::new(group, number, tree));
-        Ok(())
-    }
-
-    /// Takes a chunk, in order; a repeated one changes nothing.
-    ///
-    /// # Errors
-    /// It was not begun, a gap, or the disk.
-    pub fn install_chunk(
-        &self,
-        install: RandomId,
-        number: u64,
-        chunk: &SnapshotChunk,
-    ) -> Result<(), StoreError> {
-        let mut receiving = self.0.receiving.lock();
-        receiving
-            .get_mut(&install)
-            .ok_or_else(|| StoreError::Refused(format!("transfer {install} was not begun")))?
-            .take(number, chunk)
-    }
-
-    /// Makes the received state the replica's. Durable when it returns. Repeating it after success changes nothing.
-    ///
-    /// # Errors
-    /// It was not begun, is not what `meta` says, or the disk; then nothing changed.
-    pub fn finish_install(
-        &self,
-        group: GroupId,
-        install: RandomId,
-        meta: &SnapshotMeta,
-    ) -> Result<SnapshotMeta, StoreError> {
-        let old = self.replica(group)?;
-        let Some(received) = self.0.receiving.lock().remove(&install) else {
-            // The answer to the first call may have been lost.
-            let applied = old.applied();
-            return if applied.last_applied >= meta.last_applied {
-                Ok(applied)
-            } else {
-                Err(StoreError::Refused(format!(
-                    "transfer {install} was not begun"
-                )))
-            };
-        };
-        if received.group != group {
-            return Err(StoreError::Refused(format!(
-                "transfer {install} is for {}",
-                received.group
-            )));
-        }
-        received.complete(meta)?;
-        let mut manifest = self.0.manifest.lock();
-        let mut next = manifest.clone();
-        for listed in &mut next.replicas {
-            if listed.group == group {
-                listed.tree = received.tree_number;
-            }
-        }
-        let replica = Replica::new(
-            group,
-            old.id,
-            old.range.clone(),
-            received.tree_number,
-            received.tree,
-            &self.0.options,
-        )?;
-        next.store(&self.0.options.dir)?;
-        *manifest = next;
-        self.0.replicas.write().insert(group, Arc::new(replica));
-        old.abandon();
-        tracing::info!(%group, tree = received.tree_number, before = old.tree_number, "snapshot installed");
-        Ok(meta.clone())
-    }
-
-    /// Drops a started transfer.
-    pub fn abort_install(&self, install: RandomId) {
-        if let Some(received) = self.0.receiving.lock().remove(&install) {
-            received.tree.abandon();
-        }
     }
 
     /// Reads; never waits: an index that is not applied yet is [`ReadError::NotApplied`].

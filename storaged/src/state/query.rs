@@ -1,10 +1,10 @@
 //! Reads at a pinned moment, of the present or of the past.
 
 use super::StoreError;
-use super::apply::item;
 use super::keys;
 use super::records::{self, Version};
 use super::tree::{Pin, after_prefix};
+use super::txn::item;
 use mareedb_ipc::wire::Revision;
 use mareedb_ipc::wire::command::Item;
 use std::iter::Peekable;
@@ -58,7 +58,7 @@ pub(super) fn range(
     if !end.is_empty() && end <= start {
         return Ok((items, false));
     }
-    let mut versions: Box<dyn Iterator<Item = Result<Item, StoreError>>> = {
+    let mut versions: Box<dyn Iterator<Item = Result<Item, StoreError>> + '_> = {
         let current = pin
             .range(Bound::Included(keys::current(start)), to)
             .map(|pair| {

@@ -2,16 +2,17 @@
 
 use super::apply::{self, Rules};
 use super::batch::Batch;
+use super::engine::Pair;
 use super::keys;
 use super::query::{self, Limits};
-use super::records::{self, System};
-use super::tree::{Pair, Pin, Tree, after_prefix};
+use super::records::System;
+use super::tree::{Changes, Pin, Tree, after_prefix};
 use super::{StoreError, StoreOptions};
 use bytes::Bytes;
 use mareedb_ipc::wire::read::{Query, ReadError, ReadRequest, ReadResponse};
 use mareedb_ipc::wire::storage::{KeyRange, LogEntry, SnapshotMeta};
 use mareedb_ipc::wire::{GroupId, ReplicaId, Revision};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,14 +29,27 @@ pub(super) struct Replica {
     pub(super) range: KeyRange,
     pub(super) tree_number: u64,
     tree: Arc<Tree>,
-    /// Held by whoever changes the tree.
-    writing: Mutex<()>,
+    /// Held by whoever changes the tree; says whether the tree still is the replica's.
+    writing: Mutex<Standing>,
     /// The state of the last visible batch, changed together with the tree's visibility.
     system: RwLock<System>,
     persisted: Mutex<SnapshotMeta>,
-    unflushed: AtomicU64,
+    /// Bytes written so far, and how many of them are in files: sums that only grow, so that flushes may overlap.
+    written: AtomicU64,
+    flushed: AtomicU64,
+    /// Held by whoever collects: versions superseded before this are gone.
+    collected: Mutex<Revision>,
     rules: Rules,
     history_ms: u64,
+}
+
+/// Whether a tree is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is the replica's state.
+    InForce,
+    /// A snapshot has replaced it.
+    Replaced,
 }
 
 impl Replica {
@@ -47,20 +61,19 @@ impl Replica {
         tree: Arc<Tree>,
         options: &StoreOptions,
     ) -> Result<Replica, StoreError> {
-        let system: System = match tree.pin().get(keys::SYSTEM)? {
-            Some(bytes) => records::read(&bytes)?,
-            None => System::default(),
-        };
+        let system = System::of(&tree.pin())?;
         Ok(Replica {
             group,
             id,
             range,
             tree_number,
             tree,
-            writing: Mutex::new(()),
+            writing: Mutex::new(Standing::InForce),
             persisted: Mutex::new(system.meta.clone()),
             system: RwLock::new(system),
-            unflushed: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+            flushed: AtomicU64::new(0),
+            collected: Mutex::new(Revision(0)),
             rules: options.rules(),
             history_ms: options.history_ms,
         })
@@ -69,11 +82,20 @@ impl Replica {
     pub(super) fn applied(&self) -> SnapshotMeta {
         self.system.read().meta.clone()
     }
+    /// Index of the last applied entry; 0 when nothing was applied.
+    pub(super) fn applied_index(&self) -> u64 {
+        self.system
+            .read()
+            .meta
+            .last_applied
+            .map_or(0, |at| at.index)
+    }
     pub(super) fn persisted(&self) -> SnapshotMeta {
         self.persisted.lock().clone()
     }
     pub(super) fn unflushed(&self) -> u64 {
-        self.unflushed.load(Ordering::Relaxed)
+        let flushed = self.flushed.load(Ordering::Acquire);
+        self.written.load(Ordering::Acquire).saturating_sub(flushed)
     }
     pub(super) fn disk_bytes(&self) -> u64 {
         self.tree.disk_bytes()
@@ -81,21 +103,26 @@ impl Replica {
     pub(super) fn digest(&self) -> (u64, String) {
         let system = self.system.read();
         let index = system.meta.last_applied.map_or(0, |at| at.index);
-        // The clock belongs to what replicas agree on.
-        let digest = system.digest.wrapping_add(u128::from(system.clock.0));
-        (index, format!("{digest:032x}"))
+        (index, system.digest())
+    }
+    /// Keeps everybody else from changing the tree, or from finding it in force after it was replaced.
+    pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.writing.lock()
     }
     pub(super) fn abandon(&self) {
         self.tree.abandon();
     }
 
-    /// Applies entries as one batch; see [`super::Store::apply`].
+    /// Applies entries as one batch; see [`super::Store::apply`]. `None`: the tree was replaced, nothing is applied to it.
     pub(super) fn apply(
         &self,
         entries: &[LogEntry],
         results_from: u64,
-    ) -> Result<Vec<(u64, Bytes)>, StoreError> {
-        let _writing = self.writing.lock();
+    ) -> Result<Option<Vec<(u64, Bytes)>>, StoreError> {
+        let standing = self.writing.lock();
+        if *standing == Standing::Replaced {
+            return Ok(None);
+        }
         let system = self.system.read().clone();
         let mut applied = system.meta.last_applied;
         let mut batch = Batch::new(self.tree.pin(), system);
@@ -130,14 +157,15 @@ impl Replica {
         }
         if changed {
             let (changes, system) = batch.finish();
+            let written = self.tree.write(changes);
             // Readers take both under this lock, so that what they read fits to the index that they tell (SM-1).
             let mut shown = self.system.write();
-            let bytes = self.tree.write(changes);
+            let bytes = written.show();
             *shown = system;
             drop(shown);
-            self.unflushed.fetch_add(bytes, Ordering::Relaxed);
+            self.written.fetch_add(bytes, Ordering::AcqRel);
         }
-        Ok(outcomes)
+        Ok(Some(outcomes))
     }
 
     /// Persists what is applied now. Blocks for the disk, not for readers or further batches.
@@ -145,52 +173,54 @@ impl Replica {
         let (meta, bytes) = {
             let _writing = self.writing.lock();
             self.tree.rotate();
-            (self.applied(), self.unflushed.load(Ordering::Relaxed))
+            (self.applied(), self.written.load(Ordering::Acquire))
         };
         self.tree.flush()?;
+        self.flushed.fetch_max(bytes, Ordering::AcqRel);
         let mut persisted = self.persisted.lock();
         // Of two flushes at once the later may have come first.
         if meta.last_applied > persisted.last_applied {
             *persisted = meta;
-            self.unflushed.fetch_sub(bytes, Ordering::Relaxed);
         }
         Ok(persisted.clone())
     }
 
+    /// The oldest revision that a read may ask for: in logged time, so that it is the same on all replicas, whatever was
+    /// collected when.
     fn horizon(&self, clock: Revision) -> Revision {
         Revision::from_unix_ms(clock.unix_ms().saturating_sub(self.history_ms))
     }
 
     /// Removes versions that no read may ask for any more, then merges files. Blocks for the disk.
     pub(super) fn maintain(&self) -> Result<(), StoreError> {
-        loop {
-            let _writing = self.writing.lock();
-            let system = self.system.read().clone();
-            let horizon = self.horizon(system.clock);
-            let mut batch = Batch::new(self.tree.pin(), system);
-            let end = Bound::Excluded(keys::garbage(horizon, b""));
-            let old = batch.range(b"g".to_vec(), end, COLLECT_AT_ONCE)?;
-            let count = old.len();
-            for (key, _) in old {
+        self.collect()?;
+        self.tree.compact()
+    }
+
+    fn collect(&self) -> Result<(), StoreError> {
+        let mut collected = self.collected.lock();
+        let horizon = self.horizon(self.system.read().clock);
+        while *collected < horizon {
+            // Nobody else touches what lies behind the horizon, so that looking for it holds nobody up.
+            let (old, upto) = garbage(&self.tree.pin(), *collected, horizon)?;
+            let mut changes = Changes::new();
+            for key in old {
                 let (_, history) = keys::parse_garbage(&key)
                     .ok_or_else(|| StoreError::Damaged("a garbage key".into()))?;
-                batch.remove(history.to_vec())?;
-                batch.remove(key)?;
+                changes.insert(history.to_vec(), None);
+                changes.insert(key, None);
             }
-            if count == 0 {
-                break;
+            if !changes.is_empty() {
+                let standing = self.writing.lock();
+                if *standing == Standing::Replaced {
+                    return Ok(());
+                }
+                let bytes = self.tree.write(changes).show();
+                self.written.fetch_add(bytes, Ordering::AcqRel);
             }
-            let (changes, system) = batch.finish();
-            let mut shown = self.system.write();
-            let bytes = self.tree.write(changes);
-            *shown = system;
-            drop(shown);
-            self.unflushed.fetch_add(bytes, Ordering::Relaxed);
-            if count < COLLECT_AT_ONCE {
-                break;
-            }
+            *collected = upto;
         }
-        self.tree.compact()
+        Ok(())
     }
 
     /// Reads; never waits.
@@ -198,11 +228,11 @@ impl Replica {
         let (pin, applied, clock) = {
             let system = self.system.read();
             let applied = system.meta.last_applied.map_or(0, |at| at.index);
+            if applied < request.min_index {
+                return Err(ReadError::NotApplied);
+            }
             (self.tree.pin(), applied, system.clock)
         };
-        if applied < request.min_index {
-            return Err(ReadError::NotApplied);
-        }
         let wrong = ReadError::WrongEpoch {
             epoch: self.range.epoch,
         };
@@ -261,7 +291,32 @@ impl Replica {
     }
 }
 
-/// The next raw pairs of a snapshot, from `cursor` on, and the cursor after them.
+/// Garbage keys of versions superseded in `[from, horizon)`, some thousands at most, and up to where they are all.
+fn garbage(
+    pin: &Pin,
+    from: Revision,
+    horizon: Revision,
+) -> Result<(Vec<Vec<u8>>, Revision), StoreError> {
+    let mut keys: Vec<Vec<u8>> = Vec::new();
+    let mut last = None;
+    let start = Bound::Included(keys::garbage(from, b""));
+    let end = Bound::Excluded(keys::garbage(horizon, b""));
+    for pair in pin.range(start, end) {
+        let (key, _) = pair?;
+        let (revision, _) =
+            keys::parse_garbage(&key).ok_or_else(|| StoreError::Damaged("a garbage key".into()))?;
+        // Only between revisions: of a deletion and the version that it ended, neither may be gone without the other, or the
+        // version would show again (SM-6).
+        if keys.len() >= COLLECT_AT_ONCE && last != Some(revision) {
+            return Ok((keys, revision));
+        }
+        last = Some(revision);
+        keys.push(key);
+    }
+    Ok((keys, horizon))
+}
+
+/// The next raw pairs of a snapshot, from `cursor` on, and the cursor after them. One pair at least, whatever `max_bytes` says.
 pub(super) fn chunk(
     pin: &Pin,
     cursor: &[u8],
@@ -272,10 +327,10 @@ pub(super) fn chunk(
     let to = after_prefix(&[]);
     for pair in pin.range(Bound::Included(cursor.to_vec()), to) {
         let (key, value) = pair?;
-        if bytes >= max_bytes {
+        bytes += key.len() + value.len();
+        if bytes > max_bytes && !pairs.is_empty() {
             return Ok((pairs, Some(key)));
         }
-        bytes += key.len() + value.len();
         pairs.push((key, value));
     }
     Ok((pairs, None))

@@ -6,7 +6,7 @@ use mareedb_ipc::wire::command::{
     Txn, encode_command, stamp,
 };
 use mareedb_ipc::wire::read::Query;
-use mareedb_ipc::wire::storage::EntryBody;
+use mareedb_ipc::wire::storage::{EntryBody, SnapshotChunk};
 use mareedb_ipc::wire::{FIRST_DATA_GROUP, LogPosition, NodeId, Revision, decode};
 use proptest::prelude::*;
 use std::collections::BTreeMap;

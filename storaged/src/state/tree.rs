@@ -1,16 +1,13 @@
-//! The engine behind our own door: one ordered tree with atomic batches and reads at a pinned moment.
+//! One replica's tree: atomic batches, and reads at a pinned moment.
 //!
-//! The raft log is its write-ahead log: a batch is durable once [`Tree::flush`] has passed it. lsm-tree's own visible
-//! sequence number can show half a batch when a flush comes between, so that readers use ours, published after a whole
-//! batch; and a flush rotates the memtable only between batches (SM-1).
-//!
-//! lsm-tree numbers its file lists from the counter that it is configured with, and a read at number S sees the newest list
-//! numbered below S. Batches therefore take their numbers from that same counter (SM-4): with numbers of their own, a tree
-//! that was flushed and merged more often than written showed an old list, without what was applied since.
+//! The raft log is its write-ahead log: a batch is durable once [`Tree::flush`] has passed it. The engine's own visible number
+//! can show half a batch when a flush comes between, so that readers use ours, published after a whole batch; and a memtable
+//! is ended only between batches (SM-1).
 
 use super::StoreError;
-use lsm_tree::{AbstractTree, AnyTree, Cache, Guard, SequenceNumberCounter};
-use parking_lot::Mutex;
+use super::engine::{Engine, Lsm, Pair};
+use lsm_tree::Cache;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -19,15 +16,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Changes of one batch: a value, or a removal.
 pub(super) type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
-/// A raw key with its value.
-pub(super) type Pair = (Vec<u8>, Vec<u8>);
 
 /// A tree on disk.
 pub(super) struct Tree {
-    tree: AnyTree,
+    engine: Box<dyn Engine>,
     dir: PathBuf,
-    /// Numbers of batches and of the engine's file lists: one sequence (SM-4).
-    numbers: SequenceNumberCounter,
     /// Held while a batch is written, and while a memtable is ended.
     batch: Mutex<()>,
     /// Everything below is visible.
@@ -44,7 +37,7 @@ impl Tree {
             // A crash left it before the manifest named it.
             std::fs::remove_dir_all(dir)?;
         }
-        Self::open_any(dir, cache)
+        Ok(Self::over(Box::new(Lsm::open(dir, cache)?), dir))
     }
 
     /// Opens a tree that the manifest names.
@@ -58,62 +51,50 @@ impl Tree {
                 dir.display()
             )));
         }
-        Self::open_any(dir, cache)
+        Ok(Self::over(Box::new(Lsm::open(dir, cache)?), dir))
     }
 
-    fn open_any(dir: &Path, cache: Arc<Cache>) -> Result<Arc<Tree>, StoreError> {
-        let numbers = SequenceNumberCounter::new(1);
-        // lsm-tree's own idea of what is visible is not used.
-        let unused = SequenceNumberCounter::default();
-        let tree = lsm_tree::Config::new(dir, numbers.clone(), unused)
-            .use_cache(cache)
-            .open()?;
-        if let Some(highest) = tree.get_highest_persisted_seqno() {
-            numbers.fetch_max(highest + 1);
-        }
-        let visible = AtomicU64::new(numbers.get());
-        Ok(Arc::new(Tree {
-            tree,
+    /// A tree over an engine whose files are in `dir`.
+    pub(super) fn over(engine: Box<dyn Engine>, dir: &Path) -> Arc<Tree> {
+        let visible = AtomicU64::new(engine.next_number());
+        Arc::new(Tree {
+            engine,
             dir: dir.to_owned(),
-            numbers,
             batch: Mutex::new(()),
             visible,
             pins: Mutex::default(),
             obsolete: AtomicBool::new(false),
-        }))
+        })
     }
 
-    /// Applies a batch, then makes it visible. Returns its bytes.
-    pub(super) fn write(&self, changes: Changes) -> u64 {
-        let _batch = self.batch.lock();
-        let seqno = self.numbers.next();
+    /// Writes a batch, which nobody sees before [`Written::show`].
+    pub(super) fn write(&self, changes: Changes) -> Written<'_> {
+        let batch = self.batch.lock();
+        let number = self.engine.take_number();
         let mut bytes = 0;
         for (key, value) in changes {
             bytes += (key.len() + value.as_ref().map_or(0, Vec::len) + 64) as u64;
             match value {
-                Some(value) => self.tree.insert(key, value, seqno),
-                None => self.tree.remove(key, seqno),
-            };
+                Some(value) => self.engine.insert(key, value, number),
+                None => self.engine.remove(key, number),
+            }
         }
-        self.visible.store(seqno + 1, Ordering::Release);
-        bytes
-    }
-
-    /// Shows the newest file list, so that the ones before can go although nothing is written.
-    fn show_files(&self) {
-        // No batch is half written, so that every number given out belongs to a whole batch or to a file list.
-        let _between_batches = self.batch.lock();
-        self.visible.store(self.numbers.get(), Ordering::Release);
+        Written {
+            tree: self,
+            number,
+            bytes,
+            _batch: batch,
+        }
     }
 
     /// Reads as of now until the pin is dropped.
     pub(super) fn pin(self: &Arc<Self>) -> Pin {
         let mut pins = self.pins.lock();
-        let seqno = self.visible.load(Ordering::Acquire);
-        *pins.entry(seqno).or_default() += 1;
+        let number = self.visible.load(Ordering::Acquire);
+        *pins.entry(number).or_default() += 1;
         Pin {
             tree: self.clone(),
-            seqno,
+            number,
         }
     }
 
@@ -127,31 +108,37 @@ impl Tree {
             .saturating_sub(1)
     }
 
-    /// Ends the current memtable. The caller lets no batch run meanwhile.
+    /// Shows the newest file list, so that the ones before can go although nothing is written.
+    fn show_files(&self) {
+        // No batch is half written, so that every number given out belongs to a whole batch or to a file list.
+        let _between_batches = self.batch.lock();
+        self.visible
+            .store(self.engine.next_number(), Ordering::Release);
+    }
+
+    /// Ends the current memtable, between batches.
     pub(super) fn rotate(&self) {
         let _between_batches = self.batch.lock();
-        self.tree.rotate_memtable();
+        self.engine.rotate();
     }
 
     /// Writes ended memtables to files. Blocks for the disk.
     pub(super) fn flush(&self) -> Result<(), StoreError> {
-        let lock = self.tree.get_flush_lock();
-        self.tree.flush(&lock, self.watermark())?;
+        let done = self.engine.flush(self.watermark());
         self.show_files();
-        Ok(())
+        done
     }
 
     /// Merges files. Blocks for the disk.
     pub(super) fn compact(&self) -> Result<(), StoreError> {
-        let strategy = Arc::new(lsm_tree::compaction::Leveled::default());
-        self.tree.compact(strategy, self.watermark())?;
+        let done = self.engine.compact(self.watermark());
         self.show_files();
-        Ok(())
+        done
     }
 
     /// Bytes on disk.
     pub(super) fn disk_bytes(&self) -> u64 {
-        self.tree.disk_space()
+        self.engine.disk_bytes()
     }
 
     /// The directory is removed when the last user is gone.
@@ -170,44 +157,51 @@ impl Drop for Tree {
     }
 }
 
+/// A batch in the memtable that is not visible yet; no other begins before it is.
+#[must_use = "a batch that is never shown comes to light with the next one"]
+pub(super) struct Written<'a> {
+    tree: &'a Tree,
+    number: u64,
+    bytes: u64,
+    _batch: MutexGuard<'a, ()>,
+}
+
+impl Written<'_> {
+    /// Makes it visible. Returns its bytes.
+    pub(super) fn show(self) -> u64 {
+        self.tree.visible.store(self.number + 1, Ordering::Release);
+        self.bytes
+    }
+}
+
 /// A moment of a tree.
 pub(super) struct Pin {
     tree: Arc<Tree>,
-    seqno: u64,
+    number: u64,
 }
 
 impl Pin {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self
-            .tree
-            .tree
-            .get(key, self.seqno)?
-            .map(|value| value.to_vec()))
+        self.tree.engine.get(key, self.number)
     }
 
-    /// Pairs from `from` on, below `to` if there is one.
+    /// Pairs from `from` on, below `to` if there is one; to be used up before the pin is dropped.
     pub(super) fn range(
         &self,
         from: Bound<Vec<u8>>,
         to: Bound<Vec<u8>>,
-    ) -> impl Iterator<Item = Result<Pair, StoreError>> + use<> {
-        self.tree
-            .tree
-            .range((from, to), self.seqno, None)
-            .map(|item| {
-                let (key, value) = item.into_inner()?;
-                Ok((key.to_vec(), value.to_vec()))
-            })
+    ) -> impl Iterator<Item = Result<Pair, StoreError>> + '_ {
+        self.tree.engine.range(from, to, self.number)
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
         let mut pins = self.tree.pins.lock();
-        if let Some(count) = pins.get_mut(&self.seqno) {
+        if let Some(count) = pins.get_mut(&self.number) {
             *count -= 1;
             if *count == 0 {
-                pins.remove(&self.seqno);
+                pins.remove(&self.number);
             }
         }
     }

@@ -1,0 +1,124 @@
+//! The door to the storage engine: an ordered map with numbered versions, and nothing else of what lsm-tree can do.
+//!
+//! lsm-tree numbers its file lists from the counter that it is configured with, and a read at number S sees the newest list
+//! numbered below S. Batches therefore take their numbers from that same counter (SM-4): with numbers of their own, a tree
+//! that was flushed and merged more often than written showed an old list, without what was applied since.
+//! `drop_range` is not used: it brought a deleted key back in a trial.
+
+use super::StoreError;
+use lsm_tree::{AbstractTree, AnyTree, Cache, Guard, SequenceNumberCounter};
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A raw key with its value.
+pub(super) type Pair = (Vec<u8>, Vec<u8>);
+/// Raw pairs in key order.
+pub(super) type Pairs = Box<dyn Iterator<Item = Result<Pair, StoreError>>>;
+
+/// Longest key that the engine takes.
+pub(super) const KEY_BYTES_MAX: usize = u16::MAX as usize;
+
+/// What the store needs of an engine. Versions at or above a read's number are invisible to it.
+pub(super) trait Engine: Send + Sync {
+    /// Gives out the next number.
+    fn take_number(&self) -> u64;
+    /// The number that would be given out next.
+    fn next_number(&self) -> u64;
+    /// Writes a version into the memtable. The key has 1 to [`KEY_BYTES_MAX`] bytes.
+    fn insert(&self, key: Vec<u8>, value: Vec<u8>, number: u64);
+    /// Writes a deletion into the memtable.
+    fn remove(&self, key: Vec<u8>, number: u64);
+    /// The newest version below `number`.
+    fn get(&self, key: &[u8], number: u64) -> Result<Option<Vec<u8>>, StoreError>;
+    /// The newest versions below `number`, in key order.
+    fn range(&self, from: Bound<Vec<u8>>, to: Bound<Vec<u8>>, number: u64) -> Pairs;
+    /// Ends the memtable and begins a new one.
+    fn rotate(&self);
+    /// Writes ended memtables to files, durably; on an error they stay in memory. No read will ask below `watermark`.
+    fn flush(&self, watermark: u64) -> Result<(), StoreError>;
+    /// Merges files. No read will ask below `watermark`.
+    fn compact(&self, watermark: u64) -> Result<(), StoreError>;
+    /// Bytes of its files.
+    fn disk_bytes(&self) -> u64;
+}
+
+/// lsm-tree.
+pub(super) struct Lsm {
+    tree: AnyTree,
+    numbers: SequenceNumberCounter,
+}
+
+impl Lsm {
+    /// Opens what is in `dir`, or makes an empty tree there.
+    ///
+    /// # Errors
+    /// The disk, or damage.
+    pub(super) fn open(dir: &Path, cache: Arc<Cache>) -> Result<Lsm, StoreError> {
+        let numbers = SequenceNumberCounter::new(1);
+        // lsm-tree's own idea of what is visible is not used.
+        let unused = SequenceNumberCounter::default();
+        let tree = lsm_tree::Config::new(dir, numbers.clone(), unused)
+            .use_cache(cache)
+            .open()
+            .map_err(|error| match error {
+                lsm_tree::Error::Io(error) if error.kind() != io::ErrorKind::NotFound => {
+                    StoreError::Io(error)
+                }
+                damage => StoreError::Damaged(format!("{}: {damage}", dir.display())),
+            })?;
+        if let Some(highest) = tree.get_highest_persisted_seqno() {
+            numbers.fetch_max(highest + 1);
+        }
+        Ok(Lsm { tree, numbers })
+    }
+}
+
+impl Engine for Lsm {
+    fn take_number(&self) -> u64 {
+        self.numbers.next()
+    }
+
+    fn next_number(&self) -> u64 {
+        self.numbers.get()
+    }
+
+    fn insert(&self, key: Vec<u8>, value: Vec<u8>, number: u64) {
+        self.tree.insert(key, value, number);
+    }
+
+    fn remove(&self, key: Vec<u8>, number: u64) {
+        self.tree.remove(key, number);
+    }
+
+    fn get(&self, key: &[u8], number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.tree.get(key, number)?.map(|value| value.to_vec()))
+    }
+
+    fn range(&self, from: Bound<Vec<u8>>, to: Bound<Vec<u8>>, number: u64) -> Pairs {
+        Box::new(self.tree.range((from, to), number, None).map(|item| {
+            let (key, value) = item.into_inner()?;
+            Ok((key.to_vec(), value.to_vec()))
+        }))
+    }
+
+    fn rotate(&self) {
+        self.tree.rotate_memtable();
+    }
+
+    fn flush(&self, watermark: u64) -> Result<(), StoreError> {
+        let lock = self.tree.get_flush_lock();
+        self.tree.flush(&lock, watermark)?;
+        Ok(())
+    }
+
+    fn compact(&self, watermark: u64) -> Result<(), StoreError> {
+        let strategy = Arc::new(lsm_tree::compaction::Leveled::default());
+        Ok(self.tree.compact(strategy, watermark)?)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.tree.disk_space()
+    }
+}

@@ -12,6 +12,8 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use tempfile::TempDir;
 
+mod model;
+
 const GROUP: GroupId = FIRST_DATA_GROUP;
 const SESSION: RandomId = RandomId(7);
 const TTL_MS: u64 = 1_000;
@@ -100,91 +102,12 @@ fn get(store: &Store, key: &[u8], revision: Option<Revision>) -> Option<(Bytes, 
         .map(|item| (item.value, item.version))
 }
 
-fn all(store: &Store, revision: Option<Revision>) -> BTreeMap<Vec<u8>, (Bytes, u64)> {
-    let response = store
-        .read(&ReadRequest {
-            group: GROUP,
-            epoch: 1,
-            min_index: 0,
-            query: Query::Range {
-                start: Bytes::new(),
-                end: Bytes::new(),
-                limit: 1000,
-                max_bytes: 1 << 20,
-                revision,
-                keys_only: false,
-            },
-        })
-        .unwrap();
-    response
-        .items
-        .into_iter()
-        .map(|item| (item.key.to_vec(), (item.value, item.version)))
-        .collect()
-}
-
-#[derive(Clone, Debug)]
-struct Step {
-    ops: Vec<(u8, Option<u8>)>,
-    compare_absent: Option<u8>,
-    idempotent: Option<u8>,
-    advance_ms: u64,
-    /// What happens to the first store afterwards.
-    event: u8,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    (
-        prop::collection::btree_map(0u8..6, prop::option::of(any::<u8>()), 1..4),
-        prop::option::weighted(0.2, 0u8..6),
-        prop::option::weighted(0.3, 0u8..4),
-        prop_oneof![Just(0u64), 1u64..20, Just(TTL_MS / 2)],
-        0u8..12,
-    )
-        .prop_map(
-            |(ops, compare_absent, idempotent, advance_ms, event)| Step {
-                ops: ops.into_iter().collect(),
-                compare_absent,
-                idempotent,
-                advance_ms,
-                event,
-            },
-        )
-}
-
 fn key(number: u8) -> Vec<u8> {
     // Zero bytes and prefixes of each other: what escaping is for.
     vec![0; usize::from(number % 3) + 1]
         .into_iter()
         .chain([number / 3])
         .collect()
-}
-
-fn transaction(step: &Step) -> Txn {
-    let compare = step
-        .compare_absent
-        .map(|number| Compare {
-            key: key(number).into(),
-            target: CompareTarget::Version(0),
-            op: CompareOp::Equal,
-        })
-        .into_iter()
-        .collect();
-    let success = step
-        .ops
-        .iter()
-        .map(|(number, value)| match value {
-            Some(value) => put(&key(*number), &[*value]),
-            None => Op::Delete {
-                key: key(*number).into(),
-            },
-        })
-        .collect();
-    Txn {
-        compare,
-        success,
-        failure: Vec::new(),
-    }
 }
 
 fn copy(from: &Store, to: &Store) {
@@ -209,109 +132,6 @@ fn copy(from: &Store, to: &Store) {
         meta,
         "repeating changes nothing"
     );
-}
-
-type State = BTreeMap<Vec<u8>, (Bytes, u64)>;
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
-
-    /// The store does what a map does; and flushes, restarts, collections and copies do not show (DET-1).
-    #[test]
-    fn a_store_is_a_map_with_a_memory(steps in prop::collection::vec(step(), 1..60)) {
-        let (first_dir, second_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-        let mut first = store(first_dir.path());
-        let second = store(second_dir.path());
-        let mut model = State::new();
-        let mut past: Vec<(Revision, State)> = Vec::new();
-        let mut log = vec![entry(0, 1, &open_session())];
-        let mut live: BTreeMap<String, (u64, u128, Outcome)> = BTreeMap::new();
-        let mut ms = 1u64;
-        for store in [&first, &second] {
-            prop_assert_eq!(outcome(store, &log[0]), Outcome::SessionOpen);
-        }
-        for (at, step) in steps.iter().enumerate() {
-            let index = at as u64 + 1;
-            ms += step.advance_ms;
-            let txn = transaction(step);
-            let idempotency = step.idempotent.map(|number| IdempotencyKey {
-                key: format!("key-{number}"),
-                fingerprint: xxhash_rust::xxh3::xxh3_128(&mareedb_ipc::wire::encode(&txn)),
-            });
-            let next = entry(index, ms, &write(index, index.saturating_sub(3), idempotency.clone(), txn));
-            let got = outcome(&first, &next);
-            prop_assert_eq!(&got, &outcome(&second, &next));
-            log.push(next);
-            // What a map would do.
-            let known = idempotency.as_ref().and_then(|key| live.get(&key.key)).filter(|(at, ..)| ms - at <= TTL_MS);
-            let repeated = known.is_some();
-            let expected = match (known, &idempotency) {
-                (Some((_, fingerprint, first)), Some(key)) if *fingerprint == key.fingerprint => Some(first.clone()),
-                (Some(_), _) => Some(Outcome::IdempotencyKeyReused),
-                _ => None,
-            };
-            if let Some(expected) = expected {
-                prop_assert_eq!(&got, &expected, "ONCE-1");
-            } else {
-                let Outcome::Done(done) = &got else {
-                    prop_assert!(false, "{:?}", got);
-                    unreachable!()
-                };
-                let holds = step.compare_absent.is_none_or(|number| !model.contains_key(&key(number)));
-                prop_assert_eq!(done.succeeded, holds);
-                if holds {
-                    for ((number, value), result) in step.ops.iter().zip(&done.results) {
-                        match value {
-                            Some(value) => {
-                                let version = model.get(&key(*number)).map_or(1, |(_, version)| version + 1);
-                                model.insert(key(*number), (Bytes::copy_from_slice(&[*value]), version));
-                                prop_assert_eq!(result, &OpResult::Put);
-                            }
-                            None => {
-                                let deleted = model.remove(&key(*number)).is_some();
-                                prop_assert_eq!(result, &OpResult::Delete { deleted });
-                            }
-                        }
-                    }
-                }
-                past.push((done.revision, model.clone()));
-            }
-            if let (false, Some(key)) = (repeated, idempotency) {
-                live.insert(key.key, (ms, key.fingerprint, got));
-            }
-            match step.event {
-                0 => drop(first.flush(GROUP).unwrap()),
-                1 => first.maintain().unwrap(),
-                2 => {
-                    // A crash: what is not in tree files is gone, and the log brings it back.
-                    drop(first);
-                    first = Store::open(options(first_dir.path())).unwrap();
-                    let from = first.applied(GROUP).unwrap().last_applied.map_or(0, |at| at.index + 1);
-                    let replayed = first.apply(GROUP, &log[usize::try_from(from).unwrap()..], 0).unwrap();
-                    prop_assert_eq!(replayed.len() as u64, log.len() as u64 - from);
-                }
-                3 => {
-                    let dir = TempDir::new().unwrap();
-                    let third = store(dir.path());
-                    copy(&first, &third);
-                    prop_assert_eq!(third.digest(GROUP), second.digest(GROUP), "DET-1");
-                    prop_assert_eq!(all(&third, None), model.clone());
-                    drop(third);
-                    let third = Store::open(options(dir.path())).unwrap();
-                    prop_assert_eq!(third.digest(GROUP), second.digest(GROUP), "an installed state is durable");
-                }
-                _ => {}
-            }
-            prop_assert_eq!(first.digest(GROUP), second.digest(GROUP), "DET-1");
-        }
-        prop_assert_eq!(all(&first, None), model);
-        for (revision, state) in &past {
-            prop_assert_eq!(&all(&first, Some(*revision)), state, "the past at {}", revision);
-            for number in 0..6 {
-                prop_assert_eq!(&get(&first, &key(number), Some(*revision)), &state.get(&key(number)).cloned());
-            }
-        }
-    }
 }
 
 #[test]

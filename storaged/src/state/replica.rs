@@ -97,6 +97,10 @@ impl Replica {
         let flushed = self.flushed.load(Ordering::Acquire);
         self.written.load(Ordering::Acquire).saturating_sub(flushed)
     }
+    #[cfg(test)]
+    pub(super) fn data_bytes(&self) -> u64 {
+        self.system.read().data_bytes
+    }
     pub(super) fn disk_bytes(&self) -> u64 {
         self.tree.disk_bytes()
     }
@@ -292,7 +296,7 @@ impl Replica {
 }
 
 /// Garbage keys of versions superseded in `[from, horizon)`, some thousands at most, and up to where they are all.
-fn garbage(
+pub(super) fn garbage(
     pin: &Pin,
     from: Revision,
     horizon: Revision,

@@ -12,7 +12,11 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use tempfile::TempDir;
 
+mod crash;
+mod hostile;
+mod limits;
 mod model;
+mod parallel;
 
 const GROUP: GroupId = FIRST_DATA_GROUP;
 const SESSION: RandomId = RandomId(7);

@@ -130,7 +130,8 @@ fn a_step() -> impl Strategy<Value = (Do, u64, Event)> {
         1 => Just(Event::Crash),
         1 => Just(Event::Copy),
     ];
-    let advance = prop_oneof![4 => Just(0u64), 4 => 1u64..30, 1 => Just(TTL_MS / 2), 1 => Just(TTL_MS + 1)];
+    let advance =
+        prop_oneof![4 => Just(0u64), 4 => 1u64..30, 1 => Just(TTL_MS / 2), 1 => Just(TTL_MS + 1)];
     (action, advance, event)
 }
 

@@ -174,3 +174,6 @@ fn fitting(result: Result<ReadResponse, ReadError>, max: usize) -> Result<ReadRe
     }
     Ok(response)
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,8 +42,6 @@ pub struct LogStore {
     inner: Arc<Mutex<Inner>>,
     cache_bytes_max: usize,
     batch_bytes_max: usize,
-    /// Index after the last entry that is known to be durable.
-    durable: Arc<AtomicU64>,
 }
 
 struct Inner {
@@ -58,6 +56,9 @@ struct Inner {
     marks: VecDeque<(u64, u64)>,
     /// Bytes appended since the start.
     written: u64,
+    /// Index after the last entry that is known to be durable. A cut gives a new one: what is under way from before it
+    /// says nothing of the entries that come after it.
+    durable: Arc<AtomicU64>,
 }
 
 impl LogStore {
@@ -84,9 +85,9 @@ impl LogStore {
                 tail_bytes: 0,
                 marks: VecDeque::from([(first, 0), (next, recovered)]),
                 written: recovered,
+                durable: Arc::new(AtomicU64::new(next)),
             })),
             cache_bytes_max,
-            durable: Arc::new(AtomicU64::new(next)),
         }
     }
 
@@ -99,7 +100,7 @@ impl LogStore {
     pub fn durable(&self) -> Option<LogIdOf<C>> {
         let inner = self.inner.lock();
         let last = inner.last?;
-        let next = self.durable.load(Ordering::Relaxed);
+        let next = inner.durable.load(Ordering::Relaxed);
         if next > last.index {
             return Some(last);
         }
@@ -349,7 +350,7 @@ impl RaftLogStorage<C> for LogStore {
             let last_batch = entries.peek().is_none();
             let done = match (last_batch, next, callback.take()) {
                 (true, Some(next), Some(callback)) => {
-                    Done::Append(callback, self.durable.clone(), next)
+                    Done::Append(callback, self.inner.lock().durable.clone(), next)
                 }
                 (true, None, Some(callback)) => {
                     // Nothing to append.
@@ -378,6 +379,10 @@ impl RaftLogStorage<C> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogIdOf<C>>) -> Result<(), io::Error> {
+        if self.last().map(|own| own.index) <= last.map(|last| last.index) {
+            // Nothing lies beyond; the log's end stays what it is.
+            return Ok(());
+        }
         let operation = ToStorage::Truncate {
             group: self.group,
             last: last.as_ref().map(position),
@@ -397,7 +402,8 @@ impl RaftLogStorage<C> for LogStore {
             inner.marks.pop_back();
         }
         inner.last = last;
-        self.durable.fetch_min(keep, Ordering::Relaxed);
+        let durable = inner.durable.load(Ordering::Relaxed).min(keep);
+        inner.durable = Arc::new(AtomicU64::new(durable));
         Ok(())
     }
 
@@ -425,7 +431,7 @@ impl RaftLogStorage<C> for LogStore {
             inner.marks.pop_front();
         }
         inner.purged = Some(upto);
-        self.durable.fetch_max(upto.index + 1, Ordering::Relaxed);
+        inner.durable.fetch_max(upto.index + 1, Ordering::Relaxed);
         if inner.last.is_none_or(|last| last.index < upto.index) {
             inner.last = Some(upto);
         }

@@ -48,6 +48,18 @@ pub struct Place {
     pub rest_addr: String,
 }
 
+/// Nowhere: openraft's own tests of log stores make up memberships without places.
+impl Default for Place {
+    fn default() -> Self {
+        Place {
+            node: NodeId(0),
+            name: String::new(),
+            addr: String::new(),
+            rest_addr: String::new(),
+        }
+    }
+}
+
 openraft::declare_raft_types!(
     /// The types that we give to openraft.
     pub C:

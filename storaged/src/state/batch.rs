@@ -23,10 +23,13 @@ pub(super) fn hash(key: &[u8], value: &[u8]) -> u128 {
     hasher.digest128()
 }
 
+/// What the batch has for a key: a value, a deletion, or nothing yet.
+type Had = Option<Option<Vec<u8>>>;
+
 /// What to restore when a transaction is taken back: the state, and changed keys with what the batch had for them.
 struct Undo {
     system: System,
-    changes: Vec<(Vec<u8>, Option<Option<Vec<u8>>>)>,
+    changes: Vec<(Vec<u8>, Had)>,
 }
 
 /// An open batch.

@@ -201,6 +201,34 @@ fn the_command_line_shows_the_guides_screen() {
 }
 
 #[test]
+fn one_stream_of_appends_outlives_many_heartbeats() {
+    block_on(async {
+        let bed = healthy_three().await;
+        let cluster = &bed.cluster;
+        let leader = cluster.leader().await.unwrap();
+        let began = || -> usize {
+            let logs = cluster.nodes.iter().map(|node| {
+                let log = std::fs::read_to_string(&node.log).unwrap();
+                log.matches("a stream of appends begins").count()
+            });
+            logs.sum()
+        };
+        // The first write opens what is not open yet.
+        let mut client = cluster.nodes[leader].client();
+        client.put("k", b"first").await.unwrap();
+        let before = began();
+        // Heartbeats come every 100 ms, and in between is something to replicate.
+        let mut ticks = tokio::time::interval(Duration::from_millis(30));
+        for _ in 0..70 {
+            ticks.tick().await;
+            let written = client.put("k", b"again").await.unwrap();
+            assert_eq!(written.status, 200, "{written:?}");
+        }
+        assert_eq!(began(), before, "{}", cluster.nodes[leader].log_end());
+    });
+}
+
+#[test]
 fn a_node_alone_is_a_cluster_of_one() {
     block_on(async {
         let mut bed = support::bed(1, "");

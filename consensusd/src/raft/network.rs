@@ -95,6 +95,21 @@ impl Connection {
         }
     }
 
+    /// A stream of one request is a question: openraft sends each heartbeat so, beside the stream of its replication, which
+    /// a second stream would end.
+    async fn append_once(
+        &self,
+        request: AppendEntriesRequest<C>,
+        option: &RPCOption,
+    ) -> Result<StreamAppendResult<C>, RPCError<C>> {
+        let before = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id);
+        match self.ask(Ask::Append(request), option).await? {
+            Answer::Append(response) => Ok(response.into_stream_result(before, last.or(before))),
+            other => unexpected(&other),
+        }
+    }
+
     async fn storage(&self, request: StorageRequest) -> Result<StorageAnswer, StreamingError<C>> {
         match self.link.request(request).await {
             StorageAnswer::Failed { message } => {
@@ -190,13 +205,14 @@ impl RaftNetworkV2<C> for Connection {
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
-        _option: RPCOption,
+        option: RPCOption,
     ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<C>, RPCError<C>>>, RPCError<C>>>
     where
         S: Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static,
     {
         let (exchange, addr) = (self.exchange.clone(), self.addr.clone());
         let (route, patience) = (self.route, self.patience);
+        let connection: &'s Connection = self;
         // openraft waits out its backoff where the first request is taken from it: a stream that failed before that would
         // be tried again at once, and again.
         let opened = async move {
@@ -204,6 +220,10 @@ impl RaftNetworkV2<C> for Connection {
             let Some(first) = input.next().await else {
                 return futures::stream::empty().boxed();
             };
+            if input.size_hint().1 == Some(0) {
+                let appended = connection.append_once(first, &option).await;
+                return futures::stream::iter([appended]).boxed();
+            }
             let (call, answers) = match exchange.open_stream(&addr, route) {
                 Ok(opened) => opened,
                 Err(lost) => return futures::stream::iter([Err(failed(lost))]).boxed(),

@@ -184,11 +184,6 @@ fn rest_answers_with_the_names_and_codes_of_the_contract() {
             404,
             "NOT_FOUND",
         );
-        is_error(
-            &call(node, Method::GET, "/v1/cluster/elections", &[], b"").await,
-            501,
-            "UNSUPPORTED",
-        );
     });
 }
 
@@ -499,7 +494,7 @@ fn the_command_line_ends_with_the_codes_of_the_contract() {
             (&["get", "a"], 0),
             (&["get", "absent"], 1),
             (&["node", "status"], 0),
-            (&["cluster", "elections"], 1),
+            (&["cluster", "elections"], 0),
             (&["paint", "it"], 64),
             (&["put"], 64),
         ] {

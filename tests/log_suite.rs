@@ -6,9 +6,9 @@
 use futures::{Stream, TryStreamExt};
 use mareedb_config::Config;
 use mareedb_consensusd::log_link::LogLink;
-use mareedb_consensusd::outbox::Wake;
 use mareedb_consensusd::raft::log_store::LogStore;
 use mareedb_consensusd::raft::{C, Reply, log_id, position};
+use mareedb_consensusd::wake::Wake;
 use mareedb_ipc::testing::NodeInProcess;
 use mareedb_ipc::wire::storage::{
     FromStorage, KeyRange, ReplicaState, SnapshotMeta, StorageAnswer, StorageRequest, ToStorage,

@@ -1,8 +1,9 @@
-//! A node that was away for longer than the log reaches back gets a snapshot, and holds the same state as the others.
+//! Replicas hold the same state, whatever became of one of them and whatever its settings say.
 
 #[allow(dead_code, reason = "not every test program needs all of it")]
 mod support;
 
+use http::Method;
 use mareedb_bench::cluster::Cluster;
 use mareedb_bench::load::number;
 use std::time::{Duration, Instant};
@@ -23,6 +24,118 @@ async fn digests(cluster: &Cluster) -> Vec<(u64, String)> {
         ));
     }
     digests
+}
+
+/// DET-1: waits until all nodes have applied as much, and holds them to the same state.
+async fn agree(cluster: &Cluster) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let digests = digests(cluster).await;
+        if digests.iter().all(|digest| *digest == digests[0]) {
+            return;
+        }
+        let index = digests[0].0;
+        assert!(
+            Instant::now() < end,
+            "DET-1 at {index}: {digests:?}\n{}",
+            cluster.nodes[0].log_end()
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The elections that all nodes remember, once all know that `leader` leads both groups.
+async fn elections(cluster: &Cluster, leader: &str) -> serde_json::Value {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let mut told = Vec::new();
+        for node in &cluster.nodes {
+            told.push(node.ask("/v1/cluster/elections").await.unwrap());
+        }
+        let newest = |group: &str| {
+            let items = told[0]["items"].as_array().unwrap();
+            items.iter().find(|item| item["group"] == group).cloned()
+        };
+        let known = ["0", "1"]
+            .iter()
+            .all(|group| newest(group).is_some_and(|item| item["leader"] == leader));
+        if known && told.iter().all(|other| *other == told[0]) {
+            return told.swap_remove(0);
+        }
+        assert!(Instant::now() < end, "{told:#?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Has a node lead all groups.
+async fn lead(cluster: &Cluster, name: &str) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let answer = cluster.nodes[0]
+            .client()
+            .request(
+                Method::POST,
+                &format!("/v1/cluster/transfer-leadership?to={name}"),
+                &[],
+                bytes::Bytes::new(),
+                PATIENCE,
+            )
+            .await
+            .unwrap();
+        let status = cluster.nodes[0].ask("/v1/cluster").await.unwrap();
+        let groups = status["groups"].as_array().unwrap();
+        if groups.iter().all(|group| group["leader"] == name) {
+            return;
+        }
+        assert!(Instant::now() < end, "{name} does not lead: {answer:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[test]
+fn the_leaders_rules_are_in_force_on_all_nodes_until_another_leads() {
+    block_on(async {
+        let mut bed = bed(3, "");
+        // Nodes that are configured differently: the second one allows little data.
+        let config = &bed.cluster.nodes[1].config;
+        let text = std::fs::read_to_string(config).unwrap() + "[storage]\nquota_bytes = 1000\n";
+        std::fs::write(config, text).unwrap();
+        bed.cluster.start_all().unwrap();
+        bed.cluster.await_healthy(PATIENCE).await.unwrap();
+        let large = vec![b'v'; 2000];
+        for (leader, status) in [("node1", 200), ("node2", 507), ("node3", 200)] {
+            lead(&bed.cluster, leader).await;
+            for (at, node) in bed.cluster.nodes.iter().enumerate() {
+                let key = format!("{leader}-{at}");
+                let written = node.client().put(&key, &large).await.unwrap();
+                assert_eq!(written.status, status, "{leader} leads: {written:?}");
+            }
+            agree(&bed.cluster).await;
+        }
+        // What each node remembers of that is the same.
+        let told = elections(&bed.cluster, "node3").await;
+        let items = told["items"].as_array().unwrap();
+        for group in ["0", "1"] {
+            let of: Vec<_> = items.iter().filter(|item| item["group"] == group).collect();
+            assert_eq!(of[0]["leader"], "node3", "{told:#}");
+            assert_eq!(of[0]["reason"], "node2 handed over", "{told:#}");
+            assert_eq!(of[1]["leader"], "node2", "{told:#}");
+            let first = of.last().unwrap();
+            assert_eq!(first["reason"], "no leader was known", "{told:#}");
+        }
+        // A consensusd that is restored as leader is no election.
+        let leader = &bed.cluster.nodes[2];
+        let before = leader
+            .signal_daemon("consensusd", nix::sys::signal::Signal::SIGKILL)
+            .unwrap();
+        leader
+            .await_restart("consensusd", before, PATIENCE)
+            .await
+            .unwrap();
+        let written = leader.client().put("after", b"v").await.unwrap();
+        assert_eq!(written.status, 200, "{written:?}");
+        assert_eq!(elections(&bed.cluster, "node3").await, told);
+    });
 }
 
 #[test]
@@ -50,20 +163,7 @@ fn a_node_that_was_away_too_long_is_brought_up_by_a_snapshot() {
             .await_healthy(PATIENCE)
             .await
             .unwrap_or_else(|why| panic!("{why}"));
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let digests = digests(&bed.cluster).await;
-            // DET-1
-            if digests.iter().all(|digest| *digest == digests[0]) {
-                break;
-            }
-            assert!(
-                Instant::now() < end,
-                "{digests:?}\n{}",
-                bed.cluster.nodes[away].log_end()
-            );
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        agree(&bed.cluster).await;
         let log = std::fs::read_to_string(&bed.cluster.nodes[away].log).unwrap();
         assert!(
             log.contains("snapshot installed"),

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use mareedb_api::rest::{ClusterStatus, Elections, Encoding};
 use mareedb_api::v1;
 use mareedb_api::{ApiError, ErrorCode};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Commands about the cluster.
 #[derive(Subcommand)]
@@ -190,13 +190,28 @@ async fn elections(connection: &Connection, format: Format) -> Result<Exit, Fail
     if format == Format::Json {
         return output::json(&Elections::from(&answer));
     }
+    output::bytes(election_table(&answer).as_bytes())
+}
+
+fn election_table(answer: &v1::ElectionsResponse) -> String {
+    let widest = |names: &mut dyn Iterator<Item = usize>| names.max().unwrap_or(0);
+    let leader = widest(&mut answer.items.iter().map(|election| election.leader.len())).max(6);
+    let mut out = format!(
+        "{:<20}  {:>5}  {:>6}  {:<leader$}  REASON\n",
+        "TIME", "GROUP", "TERM", "LEADER"
+    );
     for election in &answer.items {
-        output::line(&format!(
-            "{} group {} term {} {}: {}",
-            election.at_unix_ms, election.group, election.term, election.leader, election.reason
-        ))?;
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(election.at_unix_ms);
+        out.push_str(&format!(
+            "{:<20}  {:>5}  {:>6}  {:<leader$}  {}\n",
+            humantime::format_rfc3339_seconds(at),
+            election.group,
+            election.term,
+            election.leader,
+            election.reason
+        ));
     }
-    Ok(Exit::Done)
+    out
 }
 
 async fn transfer(

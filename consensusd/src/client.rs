@@ -3,8 +3,8 @@
 //! A gatewayd that was born anew numbers its calls by itself, so that an answer to its predecessor's call could meet one of
 //! its own. What was asked before its `Hello` is therefore never answered after it.
 
-use crate::outbox::Outbox;
 use bytes::Bytes;
+use mareedb_ipc::Outbox;
 use mareedb_ipc::wire::gateway::{ConsensusError, FromConsensus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -96,7 +96,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::Wake;
+    use crate::wake::Wake;
     use mareedb_ipc::testing::NodeInProcess;
     use mareedb_ipc::{Lane, Role};
 

@@ -7,10 +7,10 @@
 //! it gave them.
 
 use crate::frames::{Answer, Ask, Frame, Route};
-use crate::outbox::{Outbox, Refusal};
 use crate::succession::Evidence;
 use mareedb_ipc::wire::peer::PeerOut;
 use mareedb_ipc::wire::{RandomId, encode};
+use mareedb_ipc::{Outbox, Refusal};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

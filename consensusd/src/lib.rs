@@ -12,27 +12,28 @@ pub mod incoming;
 pub mod log_link;
 #[cfg(test)]
 mod model;
-pub mod outbox;
 pub mod peers;
 pub mod proposals;
 pub mod raft;
 pub mod reads;
 pub mod replica;
+pub mod rise;
 pub mod start;
 pub mod succession;
 pub mod view;
+pub mod wake;
 
 use host::{Host, Lanes};
 use mareedb_config::Config;
 use mareedb_ipc::{
     BoardWriter, Cell, CorruptLink, ExitCode, Gauge, Inheritance, Lane, RingError, Role, Waiter,
 };
-use outbox::Wake;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
+use wake::Wake;
 
 /// The main loop turns at least so often; it also is how often it beats.
 const TICK: Duration = Duration::from_millis(20);

@@ -3,11 +3,11 @@
 //!
 //! Everything here runs on one thread; locks are never held across an await.
 
-use crate::outbox::Wake;
 use crate::raft::C;
+use crate::wake::Wake;
 use mareedb_ipc::wire::storage::{FromStorage, StorageAnswer, StorageRequest, ToStorage};
 use mareedb_ipc::wire::{RandomId, encode};
-use mareedb_ipc::{RingError, Sender};
+use mareedb_ipc::{Alarm, RingError, Sender};
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -9,11 +9,15 @@ use crate::client::{Call, Client};
 use crate::clock::Clock;
 use crate::log_link::LogLink;
 use crate::raft::{C, Payload, Raft, leader_node};
+use crate::rise::Rise;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use mareedb_ipc::wire::command::stamp;
+use mareedb_ipc::wire::NodeId;
+use mareedb_ipc::wire::command::{Command, Rules, encode_command, stamp};
 use mareedb_ipc::wire::gateway::ConsensusError;
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal};
 use openraft::raft::WriteResult;
 use parking_lot::Mutex;
@@ -33,9 +37,22 @@ struct Shared {
     link: Arc<LogLink>,
     client: Arc<Client>,
     clock: Arc<dyn Clock>,
+    word: Word,
+    /// The term in which this node has said its first word.
+    said: tokio::sync::Mutex<u64>,
     in_flight: Arc<Semaphore>,
     units_max: usize,
     queue: Mutex<Queue>,
+}
+
+/// What a leader's first word in its term is made of.
+pub struct Word {
+    /// This node.
+    pub node: NodeId,
+    /// Its settings.
+    pub rules: Rules,
+    /// Why it leads.
+    pub rise: Arc<Rise>,
 }
 
 #[derive(Default)]
@@ -57,6 +74,7 @@ impl Proposals {
         link: Arc<LogLink>,
         client: Arc<Client>,
         clock: Arc<dyn Clock>,
+        word: Word,
     ) -> Proposals {
         let quarter = usize::try_from(link.capacity() / 4).unwrap_or(usize::MAX >> 4);
         let units_max = (quarter / UNIT).clamp(1, u32::MAX as usize);
@@ -65,6 +83,8 @@ impl Proposals {
             link,
             client,
             clock,
+            word,
+            said: tokio::sync::Mutex::default(),
             in_flight: Arc::new(Semaphore::new(units_max)),
             units_max,
             queue: Mutex::default(),
@@ -102,6 +122,46 @@ impl Proposals {
         for (call, _) in waiting {
             self.0.client.proposed(call, Err(ConsensusError::NotReady));
         }
+    }
+
+    /// Before anything else that this node proposes in its term as leader: why it leads, and the settings that outcomes
+    /// depend on from here on, which are its own (DET-1). Returns when that is applied; nothing happens when it was, or when
+    /// this node does not lead.
+    ///
+    /// Cancellation: what was proposed stays proposed, and is said again.
+    pub async fn lead(&self) {
+        let me = &self.0;
+        let mut said = me.said.lock().await;
+        let Some(term) = self.leads().filter(|term| *term != *said) else {
+            return;
+        };
+        let command = encode_command(&Command::Lead {
+            node: me.word.node,
+            cause: me.word.rise.cause(),
+            rules: me.word.rules.clone(),
+        });
+        let payload = Payload(stamp(me.clock.revision(), &command));
+        match me.raft.client_write(payload).await {
+            Ok(_) => {
+                *said = term;
+                me.word.rise.told();
+            }
+            // It leads no longer, or not yet in openraft's eyes; whoever asks next has it said.
+            Err(refused) => tracing::info!(term, %refused, "a leader's first word"),
+        }
+    }
+
+    /// The term that this node leads in.
+    fn leads(&self) -> Option<u64> {
+        let metrics = self.0.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.state == ServerState::Leader).then_some(metrics.current_term)
+    }
+
+    /// Whether this node's first word in the term that it leads in is still to be said, and nobody is about to.
+    pub fn owes_a_word(&self) -> bool {
+        let said = self.0.said.try_lock();
+        said.is_ok_and(|said| self.leads().is_some_and(|term| term != *said))
     }
 
     async fn run(&self) {
@@ -147,6 +207,14 @@ impl Proposals {
             let leader = leader_node(&me.raft);
             for (call, _) in batch {
                 let nobody = Err(ConsensusError::NotLeader { leader });
+                me.client.proposed(call, nobody);
+            }
+            return;
+        }
+        self.lead().await;
+        if self.owes_a_word() {
+            for (call, _) in batch {
+                let nobody = Err(ConsensusError::NotLeader { leader: None });
                 me.client.proposed(call, nobody);
             }
             return;

@@ -6,13 +6,15 @@ use crate::exchange::Exchange;
 use crate::frames::{Answer, Ask, Frame, Route};
 use crate::incoming::Incoming;
 use crate::log_link::LogLink;
-use crate::proposals::Proposals;
+use crate::proposals::{Proposals, Word};
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::{SnapshotHandle, from_wire_meta};
 use crate::raft::{C, Raft, leader_node};
 use crate::reads::{Reads, Restored};
+use crate::rise::Rise;
 use crate::view::metrics;
 use bytes::Bytes;
+use mareedb_ipc::wire::command::{Cause, Rules};
 use mareedb_ipc::wire::storage::{SnapshotChunk, SnapshotMeta, StorageAnswer, StorageRequest};
 use mareedb_ipc::wire::{GroupId, NodeId, RandomId, ReplicaId};
 use openraft::alias::{SnapshotOf, VoteOf};
@@ -35,6 +37,7 @@ struct Shared {
     proposals: Proposals,
     reads: Reads,
     streams: Mutex<HashMap<ReplicaId, Incoming>>,
+    rise: Arc<Rise>,
 }
 
 /// What a replica is made of.
@@ -55,17 +58,27 @@ pub struct Parts {
     pub client: Arc<Client>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
+    /// This node.
+    pub node: NodeId,
+    /// What it declares when it leads.
+    pub rules: Rules,
 }
 
 impl Replica {
     /// Takes a started group.
     pub fn new(parts: Parts) -> Replica {
+        let rise = Arc::new(Rise::default());
         Replica(Arc::new(Shared {
             proposals: Proposals::new(
                 parts.raft.clone(),
                 parts.link.clone(),
                 parts.client.clone(),
                 parts.clock,
+                Word {
+                    node: parts.node,
+                    rules: parts.rules,
+                    rise: rise.clone(),
+                },
             ),
             reads: Reads::new(parts.raft.clone(), parts.client, parts.restored),
             route: parts.route,
@@ -74,6 +87,7 @@ impl Replica {
             link: parts.link,
             exchange: parts.exchange,
             streams: Mutex::default(),
+            rise,
         }))
     }
 
@@ -111,6 +125,20 @@ impl Replica {
     /// Proposes commands that came in one wake-up. Each call is answered on the client lane.
     pub fn propose(&self, proposals: Vec<(Call, Bytes)>) {
         self.0.proposals.add(proposals);
+    }
+
+    /// Says this node's first word as leader, if it leads and has not yet; called again and again.
+    pub fn lead(&self) {
+        if !self.0.proposals.owes_a_word() {
+            return;
+        }
+        let replica = self.clone();
+        tokio::spawn(async move { replica.0.proposals.lead().await });
+    }
+
+    /// Why this node comes to lead.
+    pub fn rise(&self) -> &Rise {
+        &self.0.rise
     }
 
     /// Asks for a read index, which is answered on the client lane.
@@ -237,11 +265,15 @@ impl Replica {
                 .await
                 .map(Answer::Vote)
                 .map_err(|error| told(&error)),
-            Ask::Transfer { from, to, last } => raft
-                .handle_transfer_leader(TransferLeaderRequest::new(from, to, last))
-                .await
-                .map(Answer::Transfer)
-                .map_err(|error| told(&error)),
+            Ask::Transfer { from, to, last } => {
+                if let Some(node) = leader_node(raft).filter(|_| to == self.id().0) {
+                    self.rise().campaigns(Cause::HandOver(node));
+                }
+                raft.handle_transfer_leader(TransferLeaderRequest::new(from, to, last))
+                    .await
+                    .map(Answer::Transfer)
+                    .map_err(|error| told(&error))
+            }
             Ask::Snapshot {
                 install,
                 number,
@@ -305,6 +337,7 @@ impl Replica {
         let mut streams = self.0.streams.lock();
         let known = streams.get(&route.from).map(Incoming::stream);
         if sequence == 0 && known != Some(stream) {
+            tracing::info!(group = %self.group(), from = %route.from, "a stream of appends begins");
             let replica = self.clone();
             let addr = addr.to_owned();
             let answer = move |answer| replica.answer(&addr, route, stream, answer);

@@ -14,6 +14,7 @@ use crate::frames::{Answer, Ask, Route};
 use crate::raft::C;
 use crate::replica::Replica;
 use crate::view::metrics;
+use mareedb_ipc::wire::command::Cause;
 use mareedb_ipc::wire::{GroupId, ReplicaId};
 use openraft::ServerState;
 use openraft::alias::LogIdOf;
@@ -120,6 +121,9 @@ impl Replica {
                 // timeouts decide.
                 if others.iter().all(|claim| *claim < own) {
                     tracing::info!(group = %self.group(), %leader, term, "the leader's node is gone: campaigning");
+                    if let Some(place) = metrics.membership_config.get_node(&leader.0) {
+                        self.rise().campaigns(Cause::Refused(place.node));
+                    }
                     self.exchange().evidence().campaign(self.group());
                     if let Err(error) = self.raft().trigger().elect(false).await {
                         tracing::warn!(%error, "campaign");

@@ -303,6 +303,28 @@ impl Core {
         Ok(self.calls.read(read, limit).await)
     }
 
+    /// Reads what this node's replica has applied, whatever others have.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read_local(
+        &self,
+        group: GroupId,
+        query: Query,
+        within: Duration,
+    ) -> Result<ReadResponse, ReadError> {
+        let read = ReadRequest {
+            group,
+            epoch: 0,
+            min_index: 0,
+            query,
+        };
+        match tokio::time::timeout(within, self.calls.read(read, within)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(ReadError::NotApplied),
+        }
+    }
+
     /// Reads a key or a range of one group.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
 //! The gRPC services.
 
 use crate::core::Core;
+use crate::elections;
 use crate::status::{self, Boards};
 use mareedb_api::v1::cluster_server::{Cluster, ClusterServer};
 use mareedb_api::v1::kv_server::{Kv, KvServer};
 use mareedb_api::v1::node_server::{Node, NodeServer};
-use mareedb_api::{ApiError, ErrorCode, v1};
+use mareedb_api::{ApiError, v1};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
@@ -199,11 +200,8 @@ impl Cluster for Services {
         &self,
         _request: Request<v1::ElectionsRequest>,
     ) -> Result<Response<v1::ElectionsResponse>, Status> {
-        let error = ApiError::new(
-            ErrorCode::Unsupported,
-            "this version keeps no list of elections",
-        );
-        Err(error.into())
+        self.counted("elections", elections::elections(&self.core))
+            .await
     }
 }
 

@@ -4,25 +4,26 @@
 //! state machine (sessions), or with consensusd.
 
 pub mod core;
+pub mod elections;
 pub mod grpc;
 pub mod kv;
 pub mod links;
 pub mod metrics;
-pub mod outbox;
 pub mod peer;
 pub mod rest;
 pub mod serve;
 pub mod session;
 pub mod status;
+pub mod wake;
 
 use crate::core::Core;
-use links::{Calls, Lanes, Pump, outbox};
+use links::{Calls, Lanes, Pump};
 use mareedb_config::Config;
 use mareedb_ipc::{
-    Bell, BoardWriter, Cell, CorruptLink, ExitCode, Gauge, Inheritance, Lane, RingError, Role,
-    Waiter,
+    Bell, BoardWriter, Cell, CorruptLink, ExitCode, Gauge, Inheritance, Lane, Outbox, RingError,
+    Role, Sender, Waiter,
 };
-use outbox::Wake;
+
 use peer::Peers;
 use serve::{Doors, serve};
 use session::Session;
@@ -35,6 +36,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use wake::Wake;
 
 /// The main loop turns at least so often; it also is how often it beats.
 const TICK: Duration = Duration::from_millis(40);
@@ -100,21 +102,34 @@ async fn live(mut inheritance: Inheritance) -> Result<(), Ended> {
     })?;
     let (rest, grpc) = (listener(listeners.rest)?, listener(listeners.grpc)?);
     let wake = Arc::new(Wake::default());
-    let (client, peer, bulk) = (
-        outbox(&wake, config.ipc.client_ring_bytes),
-        outbox(&wake, config.ipc.peer_ring_bytes),
-        outbox(&wake, config.ipc.bulk_ring_bytes),
-    );
-    let mut lanes = Vec::new();
-    let mut readers = Vec::new();
+    let mut reader_lanes = Vec::new();
     for number in 0..inheritance.topology().readers {
         let lane = Lane::Read(number);
-        lanes.push((
+        reader_lanes.push((
             inheritance.sender(Role::Storage, lane),
             inheritance.receiver(Role::Storage, lane),
         ));
-        readers.push(outbox(&wake, config.ipc.read_ring_bytes));
     }
+    let lanes = Lanes {
+        to_client: inheritance.sender(Role::Consensus, Lane::Client),
+        from_client: inheritance.receiver(Role::Consensus, Lane::Client),
+        to_peer: inheritance.sender(Role::Consensus, Lane::Peer),
+        from_peer: inheritance.receiver(Role::Consensus, Lane::Peer),
+        to_bulk: inheritance.sender(Role::Consensus, Lane::Bulk),
+        from_bulk: inheritance.receiver(Role::Consensus, Lane::Bulk),
+        readers: reader_lanes,
+    };
+    let outbox = |sender: &Sender| Outbox::before(sender, wake.clone());
+    let (client, peer, bulk) = (
+        outbox(&lanes.to_client),
+        outbox(&lanes.to_peer),
+        outbox(&lanes.to_bulk),
+    );
+    let readers: Vec<_> = lanes
+        .readers
+        .iter()
+        .map(|(sender, _)| outbox(sender))
+        .collect();
     let calls = Calls::new(client.clone(), readers.clone());
     let peers = Peers::new(inheritance.start(), peer.clone(), bulk.clone());
     let core = Core::new(calls.clone(), peers.clone(), Session::new(), config);
@@ -123,15 +138,7 @@ async fn live(mut inheritance: Inheritance) -> Result<(), Ended> {
         storage: inheritance.peer_board(Role::Storage),
     });
     let pump = Pump {
-        lanes: Lanes {
-            to_client: inheritance.sender(Role::Consensus, Lane::Client),
-            from_client: inheritance.receiver(Role::Consensus, Lane::Client),
-            to_peer: inheritance.sender(Role::Consensus, Lane::Peer),
-            from_peer: inheritance.receiver(Role::Consensus, Lane::Peer),
-            to_bulk: inheritance.sender(Role::Consensus, Lane::Bulk),
-            from_bulk: inheritance.receiver(Role::Consensus, Lane::Bulk),
-            readers: lanes,
-        },
+        lanes,
         calls,
         peers: peers.clone(),
         client,

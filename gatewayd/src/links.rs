@@ -1,7 +1,6 @@
 //! gatewayd's ends of the rings: the pump that moves messages, and the calls that wait for answers across restarts of
 //! their servers.
 
-use crate::outbox::{Outbox, Wake};
 use crate::peer::Peers;
 use bytes::Bytes;
 use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError, FromConsensus, ToConsensus};
@@ -9,7 +8,7 @@ use mareedb_ipc::wire::peer::{PeerIn, PeerOut};
 use mareedb_ipc::wire::read::{ReadCall, ReadError, ReadReply, ReadRequest, ReadResponse};
 use mareedb_ipc::wire::view::ClusterView;
 use mareedb_ipc::wire::{GroupId, encode};
-use mareedb_ipc::{Receiver, RingError, Sender};
+use mareedb_ipc::{Outbox, Receiver, RingError, Sender};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,19 +69,19 @@ impl Calls {
 
     async fn consensus(&self, make: impl FnOnce(u64) -> ToConsensus) -> ConsensusReply {
         let call = self.next.fetch_add(1, Ordering::Relaxed);
-        let message = make(call);
+        let message = encode(&make(call));
         let (reply, answer) = oneshot::channel();
         self.consensus.lock().insert(
             call,
             Open {
-                message: encode(&message),
+                message: message.clone(),
                 reply,
             },
         );
         let _forget = Forget(|| {
             self.consensus.lock().remove(&call);
         });
-        self.client.push(&message);
+        self.client.push_encoded(message);
         // The other end lives in the table until it is answered or this future is dropped.
         answer
             .await
@@ -146,23 +145,23 @@ impl Calls {
         let readers = self.readers.len() as u64;
         let at = usize::try_from(call % readers).expect("few readers");
         let reader = &self.readers[at];
-        let message = ReadCall {
+        let message = encode(&ReadCall {
             call,
             wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
             read,
-        };
+        });
         let (reply, answer) = oneshot::channel();
         reader.open.lock().insert(
             call,
             Open {
-                message: encode(&message),
+                message: message.clone(),
                 reply,
             },
         );
         let _forget = Forget(|| {
             reader.open.lock().remove(&call);
         });
-        reader.outbox.push(&message);
+        reader.outbox.push_encoded(message);
         answer.await.unwrap_or(Err(ReadError::NotApplied))
     }
 
@@ -325,9 +324,4 @@ pub fn deliver(outbox: &Outbox, message: &PeerIn) {
     if outbox.try_push(message).is_err() {
         tracing::debug!("no room for a frame of a peer");
     }
-}
-
-/// Outboxes with their common alarm clock.
-pub fn outbox(wake: &Arc<Wake>, bytes: u64) -> Arc<Outbox> {
-    Outbox::new(wake.clone(), usize::try_from(bytes).unwrap_or(usize::MAX))
 }

@@ -13,6 +13,7 @@ mod mapping;
 mod memory;
 #[cfg(test)]
 mod model;
+mod outbox;
 mod protocol;
 mod receiver;
 mod ring;
@@ -27,6 +28,7 @@ pub use board::{BoardReader, BoardWriter, CELL_BYTES_MAX, Cell, Gauge};
 pub use exit::ExitCode;
 pub use inherit::{ENV, InheritError, Inheritance, Listeners};
 pub use memory::{Extras, InheritPlan, NodeMemory};
+pub use outbox::{Alarm, Outbox, Refusal};
 pub use receiver::Receiver;
 pub use ring::RingError;
 pub use sender::Sender;

@@ -12,6 +12,7 @@ pub mod state;
 use crate::io::StdDisk;
 use crate::log::{Log, LogOptions};
 use mareedb_config::Config;
+use mareedb_ipc::wire::command::Rules;
 use mareedb_ipc::{
     BoardWriter, Cell, CorruptLink, ExitCode, Gauge, GroupDigest, Inheritance, Lane, RingError,
     Role, Waiter,
@@ -89,9 +90,7 @@ fn start(inheritance: &mut Inheritance) -> Result<Running, Ended> {
         dir: data_dir.join("state"),
         cache_bytes: config.storage.cache_bytes,
         unflushed_bytes_max: config.storage.unflushed_bytes_max,
-        history_ms: config.storage.history_ms,
-        quota_bytes: config.storage.quota_bytes,
-        limits: config.limits.clone(),
+        first_rules: Rules::default(),
     })?;
     board.beat();
     let stop = Arc::new(AtomicBool::new(false));

@@ -444,6 +444,7 @@ fn apply(group: &mut Group, upto: LogPosition, results_from: u64) -> StorageAnsw
                     Command::OpenSession { .. } => Outcome::SessionOpen,
                     Command::Tick => Outcome::Ticked,
                     Command::Split { .. } => Outcome::Unsupported,
+                    Command::Lead { .. } => Outcome::Led,
                 };
                 let outcome = Bytes::from(encode(&outcome));
                 state.outcomes.insert(entry.position.index, outcome);

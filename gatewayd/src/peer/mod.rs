@@ -9,9 +9,9 @@ pub mod frame;
 pub use accept::serve;
 
 use crate::links::deliver;
-use crate::outbox::Outbox;
 use bytes::Bytes;
 use frame::{Call, Frame, Purpose, Reply};
+use mareedb_ipc::Outbox;
 use mareedb_ipc::wire::gateway::Target;
 use mareedb_ipc::wire::peer::{DownReason, PEER_PROTOCOL, PeerHello, PeerIn, PeerOut};
 use mareedb_ipc::wire::view::NodeIdentity;

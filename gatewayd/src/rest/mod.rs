@@ -12,7 +12,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use mareedb_api::rest::{ClusterStatus, Encoding, NodeStatus};
+use mareedb_api::rest::{ClusterStatus, Elections, Encoding, NodeStatus};
 use mareedb_api::{ApiError, ErrorCode};
 use query::Params;
 use reply::{Failure, json};
@@ -85,12 +85,10 @@ async fn cluster(State(app): State<App>, params: Params) -> Result<Response, Fai
     Ok(json(&document))
 }
 
-async fn elections() -> Failure {
-    ApiError::new(
-        ErrorCode::Unsupported,
-        "this version keeps no list of elections",
-    )
-    .into()
+async fn elections(State(app): State<App>, params: Params) -> Result<Response, Failure> {
+    params.finish()?;
+    let answer = crate::elections::elections(&app.core).await?;
+    Ok(json(&Elections::from(&answer)))
 }
 
 async fn transfer(State(app): State<App>, params: Params) -> Result<Response, Failure> {

@@ -57,6 +57,69 @@ pub enum Command {
         /// First key of the right child.
         at: Bytes,
     },
+    /// A leader's first word in its term, before any other proposal of it: what outcomes depend on from here on, and why it
+    /// leads. Repeated by a leader that was restored, which is no new election.
+    Lead {
+        /// The leader's node.
+        node: NodeId,
+        /// Why it came to lead.
+        cause: Cause,
+        /// Its settings, which are the group's from this entry on.
+        rules: Rules,
+    },
+}
+
+/// Settings that outcomes depend on. They are in the log, so that all replicas apply an entry under the same ones (DET-1),
+/// whatever their own configurations say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Data bytes beyond which growth is refused; 0: none.
+    pub quota_bytes: u64,
+    /// Live idempotency keys.
+    pub idempotency_keys_max: u64,
+    /// How long one is kept, in logged time.
+    pub idempotency_ttl_ms: u64,
+    /// How long an unused session is kept, in logged time.
+    pub session_ttl_ms: u64,
+    /// How long superseded versions are kept, in logged time.
+    pub history_ms: u64,
+}
+
+/// What holds before a leader has said otherwise. Never to be changed: old logs were applied under it.
+impl Default for Rules {
+    fn default() -> Self {
+        Rules {
+            quota_bytes: 0,
+            idempotency_keys_max: 1_000_000,
+            idempotency_ttl_ms: 300_000,
+            session_ttl_ms: 600_000,
+            history_ms: 300_000,
+        }
+    }
+}
+
+/// Why a node came to lead a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    /// It knew of no leader before: a new group, or all nodes were away.
+    NoLeader,
+    /// Nothing was heard of the leader on this node.
+    Silence(NodeId),
+    /// The leader's node refused connections.
+    Refused(NodeId),
+    /// The leader on this node handed over.
+    HandOver(NodeId),
+}
+
+/// An election, as a group remembers it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Election {
+    /// The term.
+    pub term: u64,
+    /// Who was elected.
+    pub node: NodeId,
+    /// Why.
+    pub cause: Cause,
 }
 
 /// A transaction: if all comparisons hold, `success`, else `failure`; in order, a later operation sees the earlier ones.
@@ -219,6 +282,8 @@ pub enum Outcome {
     },
     /// A command that this version does not carry out.
     Unsupported,
+    /// A leader's word is taken.
+    Led,
 }
 
 /// Bytes of the stamp in front of a command.

@@ -1,6 +1,6 @@
 //! Reads of a replica's state machine: gatewayd asks a reader thread of storaged; consensusd asks for its own needs.
 
-use super::command::Item;
+use super::command::{Election, Item};
 use super::{GroupId, Revision};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,8 @@ pub enum Query {
         /// Leave the values out.
         keys_only: bool,
     },
+    /// The elections that the group remembers.
+    Elections,
 }
 
 /// What a read gives.
@@ -78,6 +80,8 @@ pub enum Query {
 pub struct ReadResponse {
     /// The items, in key order; at most one for `Get`.
     pub items: Vec<Item>,
+    /// Of `Elections`: newest first, and when each was.
+    pub elections: Vec<(Revision, Election)>,
     /// Whether a limit cut the answer.
     pub more: bool,
     /// The revision that was read: the asked one, else the group's last at the time.

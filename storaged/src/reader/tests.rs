@@ -4,7 +4,9 @@ use super::*;
 use crate::state::StoreOptions;
 use bytes::Bytes;
 use mareedb_ipc::testing::NodeInProcess;
-use mareedb_ipc::wire::command::{Command, Op, Outcome, SessionRef, Txn, encode_command, stamp};
+use mareedb_ipc::wire::command::{
+    Command, Op, Outcome, Rules, SessionRef, Txn, encode_command, stamp,
+};
 use mareedb_ipc::wire::read::{Query, ReadRequest};
 use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry};
 use mareedb_ipc::wire::{
@@ -33,9 +35,10 @@ impl Scene {
             dir: dir.path().join("state"),
             cache_bytes: 1 << 20,
             unflushed_bytes_max: 1 << 20,
-            history_ms: 1000,
-            quota_bytes: 0,
-            limits: mareedb_config::Limits::default(),
+            first_rules: Rules {
+                history_ms: 1000,
+                ..Rules::default()
+            },
         })
         .unwrap();
         store

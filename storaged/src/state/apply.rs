@@ -2,31 +2,20 @@
 
 use super::StoreError;
 use super::batch::Batch;
-use super::once;
+use super::{elections, once};
 use bytes::Bytes;
-use mareedb_ipc::wire::command::{Command, Outcome, unstamp};
+use mareedb_ipc::wire::command::{Command, Outcome, Rules, unstamp};
 use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry};
 use mareedb_ipc::wire::{Revision, encode};
-
-/// Settings that the outcome depends on: the same on all nodes.
-#[derive(Clone, Debug)]
-pub struct Rules {
-    /// Data bytes beyond which growth is refused; 0: none.
-    pub quota_bytes: u64,
-    /// Live idempotency keys.
-    pub idempotency_keys_max: u64,
-    /// How long one is kept, in logged time.
-    pub idempotency_ttl_ms: u64,
-    /// How long an unused session is kept, in logged time.
-    pub session_ttl_ms: u64,
-}
 
 /// What an entry is applied under.
 pub(super) struct Now<'a> {
     /// The entry's revision.
     pub(super) revision: Revision,
+    /// The entry's term.
+    pub(super) term: u64,
     pub(super) range: &'a KeyRange,
-    pub(super) rules: &'a Rules,
+    pub(super) rules: Rules,
 }
 
 impl Now<'_> {
@@ -47,7 +36,6 @@ pub(super) fn apply(
     batch: &mut Batch,
     entry: &LogEntry,
     range: &KeyRange,
-    rules: &Rules,
 ) -> Result<Option<Bytes>, StoreError> {
     let outcome = match &entry.body {
         EntryBody::Blank => None,
@@ -64,11 +52,20 @@ pub(super) fn apply(
             batch.system.clock = revision;
             let now = Now {
                 revision,
+                term: entry.position.term,
                 range,
-                rules,
+                rules: batch.system.rules.clone(),
             };
             once::expire_keys(batch, &now)?;
-            Some(Bytes::from(run(batch, command, &now)?))
+            let outcome = run(batch, command, &now)?;
+            // It never goes back, since what lies before it may be gone already.
+            let oldest = Revision::from_unix_ms(
+                revision
+                    .unix_ms()
+                    .saturating_sub(batch.system.rules.history_ms),
+            );
+            batch.system.oldest = batch.system.oldest.max(oldest);
+            Some(Bytes::from(outcome))
         }
     };
     batch.system.meta.last_applied = Some(entry.position);
@@ -85,6 +82,7 @@ pub(super) fn remembered(batch: &Batch, entry: &LogEntry) -> Result<Option<Bytes
         Command::OpenSession { .. } => encode(&Outcome::SessionOpen),
         Command::Tick => encode(&Outcome::Ticked),
         Command::Split { .. } => encode(&Outcome::Unsupported),
+        Command::Lead { .. } => encode(&Outcome::Led),
         Command::Write { origin, .. } => once::remembered(batch, origin)?,
     };
     Ok(Some(outcome.into()))
@@ -102,6 +100,11 @@ fn run(batch: &mut Batch, command: Command, now: &Now) -> Result<Vec<u8>, StoreE
             encode(&Outcome::Ticked)
         }
         Command::Split { .. } => encode(&Outcome::Unsupported),
+        Command::Lead { node, cause, rules } => {
+            elections::lead(batch, node, cause, now)?;
+            batch.system.rules = rules;
+            encode(&Outcome::Led)
+        }
         Command::Write {
             origin,
             epoch,

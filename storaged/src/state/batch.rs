@@ -11,7 +11,7 @@ use std::ops::Bound;
 /// Keyspaces whose content replicas must agree on (DET-1). History and garbage differ by when they are collected, and what
 /// expires when follows from the idempotency keys.
 pub(super) fn counts(key: &[u8]) -> bool {
-    matches!(key.first(), Some(b'd' | b'i' | b'o' | b'r'))
+    matches!(key.first(), Some(b'd' | b'i' | b'o' | b'r' | b'v'))
 }
 
 /// What a pair adds to the digest.

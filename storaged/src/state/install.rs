@@ -10,6 +10,7 @@ use super::replica::{Replica, Standing, chunk};
 use super::tree::{Changes, Pin, Tree};
 use super::{Store, StoreError, batch, engine, tree_dir};
 use bytes::Bytes;
+use mareedb_ipc::wire::command::Rules;
 use mareedb_ipc::wire::storage::{KeyRange, SnapshotChunk, SnapshotMeta};
 use mareedb_ipc::wire::{GroupId, RandomId};
 use parking_lot::Mutex;
@@ -86,14 +87,21 @@ impl Receiving {
 
     /// Checks that all is there, and makes it durable.
     fn complete(&mut self, meta: &SnapshotMeta) -> Result<(), StoreError> {
-        let system = System::of(&self.tree.pin())?;
+        let system = System::of(&self.tree.pin(), &Rules::default())?;
         if system.meta != *meta {
             return Err(StoreError::Refused(format!(
                 "the received state is at {:?}, its description says {:?}",
                 system.meta.last_applied, meta.last_applied
             )));
         }
-        let claims = |system: &System| (system.digest, system.data_bytes, system.idempotent);
+        let claims = |system: &System| {
+            (
+                system.digest,
+                system.data_bytes,
+                system.idempotent,
+                system.elections,
+            )
+        };
         if claims(&system) != claims(&self.counted) {
             return Err(hostile("it is not the state that its record describes"));
         }
@@ -125,6 +133,7 @@ fn count(
             counted.data_bytes = counted.data_bytes.saturating_add(bytes as u64);
         }
         b'i' => counted.idempotent += 1,
+        b'v' => counted.elections += 1,
         _ => {}
     }
     if batch::counts(key) {
@@ -204,7 +213,7 @@ impl Store {
             tree,
             next: 0,
             last_key: Vec::new(),
-            counted: System::default(),
+            counted: System::first(&Rules::default()),
             waiting_bytes: 0,
             used: Instant::now(),
         };

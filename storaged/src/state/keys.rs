@@ -9,6 +9,7 @@
 //! | `e` | time, idempotency key | nothing: what expires when |
 //! | `o` | session | its node, low-water mark, last use |
 //! | `r` | session, request number | outcome |
+//! | `v` | when | an election |
 //! | `s` | name | the replica's own records |
 //!
 //! Escaping keeps the order of user keys and makes them prefix-free: 0x00 becomes 0x00 0xFF, the end is 0x00 0x01.
@@ -124,6 +125,16 @@ pub(super) fn result(session: RandomId, sequence: u64) -> Vec<u8> {
     out
 }
 
+pub(super) fn election(at: Revision) -> Vec<u8> {
+    prefixed(b'v', &at.0.to_be_bytes())
+}
+
+/// When an election was; `None` if the key is none.
+pub(super) fn parse_election(bytes: &[u8]) -> Option<Revision> {
+    let at = bytes.strip_prefix(b"v")?;
+    Some(Revision(u64::from_be_bytes(at.try_into().ok()?)))
+}
+
 /// The session and number of a result's key; `None` if it is none.
 pub(super) fn parse_result(bytes: &[u8]) -> Option<(RandomId, u64)> {
     let (session, sequence) = bytes.strip_prefix(b"r")?.split_first_chunk::<16>()?;
@@ -160,6 +171,7 @@ mod tests {
             let _ = parse_expiry(&bytes);
             let _ = parse_session(&bytes);
             let _ = parse_result(&bytes);
+            let _ = parse_election(&bytes);
         }
     }
 }

@@ -9,6 +9,7 @@
 
 mod apply;
 mod batch;
+mod elections;
 mod engine;
 mod install;
 mod keys;
@@ -20,13 +21,11 @@ mod replica;
 mod tree;
 mod txn;
 
-pub use apply::Rules;
-
 use bytes::Bytes;
 use install::{Opened, Receiving};
 use lsm_tree::Cache;
 use manifest::{Listed, Manifest};
-use mareedb_config::Limits;
+use mareedb_ipc::wire::command::Rules;
 use mareedb_ipc::wire::read::{ReadError, ReadRequest, ReadResponse};
 use mareedb_ipc::wire::storage::{KeyRange, LogEntry, SnapshotMeta};
 use mareedb_ipc::wire::{GroupId, RandomId, ReplicaId};
@@ -78,23 +77,8 @@ pub struct StoreOptions {
     pub cache_bytes: u64,
     /// Applied bytes that may be missing in tree files.
     pub unflushed_bytes_max: u64,
-    /// How long older versions are kept, in logged time.
-    pub history_ms: u64,
-    /// Bytes of data beyond which growth is refused; 0: no quota.
-    pub quota_bytes: u64,
-    /// Limits of requests.
-    pub limits: Limits,
-}
-
-impl StoreOptions {
-    pub(crate) fn rules(&self) -> Rules {
-        Rules {
-            quota_bytes: self.quota_bytes,
-            idempotency_keys_max: self.limits.idempotency_keys_max,
-            idempotency_ttl_ms: self.limits.idempotency_ttl_ms,
-            session_ttl_ms: self.limits.session_ttl_ms,
-        }
-    }
+    /// What outcomes depend on before a leader has declared it: the same on all nodes.
+    pub first_rules: Rules,
 }
 
 /// All state machines of a node. Cloning it gives another handle.

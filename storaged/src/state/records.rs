@@ -4,13 +4,16 @@ use super::StoreError;
 use super::tree::Pin;
 use super::{batch, keys};
 use bytes::Bytes;
-use mareedb_ipc::wire::command::Outcome;
+use mareedb_ipc::wire::command::{Election, Outcome, Rules};
 use mareedb_ipc::wire::storage::SnapshotMeta;
 use mareedb_ipc::wire::{NodeId, Revision, decode, encode, encode_into};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// Version of all records, the first byte of the state record.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+
+/// Bytes of the state record before its body: the version, and a CRC-32C of the body.
+const HEAD_BYTES: usize = 5;
 
 /// A version of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,10 +55,20 @@ pub(super) struct System {
     pub(super) expired: Revision,
     /// Sum of the hashes of everything that replicas must agree on.
     pub(super) digest: u128,
+    /// What outcomes depend on, as the last leader declared it.
+    pub(super) rules: Rules,
+    /// The oldest revision that a read may ask for: by logged time, so that it is the same on all replicas, whatever was
+    /// collected when.
+    pub(super) oldest: Revision,
+    /// The term of the last election that is remembered.
+    pub(super) elected_term: u64,
+    /// Elections that are remembered.
+    pub(super) elections: u64,
 }
 
-impl Default for System {
-    fn default() -> Self {
+impl System {
+    /// That of a replica that has applied nothing.
+    pub(super) fn first(rules: &Rules) -> Self {
         System {
             meta: SnapshotMeta {
                 last_applied: None,
@@ -66,33 +79,47 @@ impl Default for System {
             idempotent: 0,
             expired: Revision(0),
             digest: 0,
+            rules: rules.clone(),
+            oldest: Revision(0),
+            elected_term: 0,
+            elections: 0,
         }
     }
 }
 
 impl System {
     /// The one of a tree; that of an empty tree is the first one.
-    pub(super) fn of(pin: &Pin) -> Result<System, StoreError> {
+    pub(super) fn of(pin: &Pin, first: &Rules) -> Result<System, StoreError> {
         match pin.get(keys::SYSTEM)? {
             Some(bytes) => System::parse(&bytes),
-            None => Ok(System::default()),
+            None => Ok(System::first(first)),
         }
     }
 
     pub(super) fn write(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![VERSION, 0, 0, 0, 0];
         encode_into(self, &mut out);
+        let sum = crc32c::crc32c(&out[HEAD_BYTES..]);
+        out[1..HEAD_BYTES].copy_from_slice(&sum.to_le_bytes());
         out
     }
 
     pub(super) fn parse(bytes: &[u8]) -> Result<System, StoreError> {
-        match bytes.split_first() {
-            Some((&VERSION, body)) => read(body),
-            first => Err(StoreError::Damaged(format!(
-                "a state of version {:?}, this program knows {VERSION}",
-                first.map(|(version, _)| version)
-            ))),
+        let version = bytes.first().copied();
+        if version != Some(VERSION) {
+            return Err(StoreError::Damaged(format!(
+                "a state of version {version:?}, this program knows {VERSION}"
+            )));
         }
+        let Some((head, body)) = bytes.split_at_checked(HEAD_BYTES) else {
+            return Err(StoreError::Damaged("a state that is cut short".into()));
+        };
+        if head[1..] != crc32c::crc32c(body).to_le_bytes() {
+            return Err(StoreError::Damaged(
+                "a state whose checksum is wrong".into(),
+            ));
+        }
+        read(body)
     }
 
     /// The digest of everything that replicas must agree on (DET-1).
@@ -128,6 +155,7 @@ pub(super) fn is_record(key: &[u8], value: &[u8]) -> bool {
         Some(b'e') => keys::parse_expiry(key).is_some() && value.is_empty(),
         Some(b'o') => keys::parse_session(key).is_some() && read::<Session>(value).is_ok(),
         Some(b'r') => keys::parse_result(key).is_some() && read::<Outcome>(value).is_ok(),
+        Some(b'v') => keys::parse_election(key).is_some() && read::<Election>(value).is_ok(),
         Some(b's') => key == keys::SYSTEM && System::parse(value).is_ok(),
         _ => false,
     }

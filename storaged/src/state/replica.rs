@@ -1,7 +1,8 @@
 //! One replica's state machine: its tree, what is applied, what of that is persisted.
 
-use super::apply::{self, Rules};
+use super::apply;
 use super::batch::Batch;
+use super::elections;
 use super::engine::Pair;
 use super::keys;
 use super::query::{self, Limits};
@@ -39,8 +40,6 @@ pub(super) struct Replica {
     flushed: AtomicU64,
     /// Held by whoever collects: versions superseded before this are gone.
     collected: Mutex<Revision>,
-    rules: Rules,
-    history_ms: u64,
 }
 
 /// Whether a tree is in force.
@@ -61,7 +60,7 @@ impl Replica {
         tree: Arc<Tree>,
         options: &StoreOptions,
     ) -> Result<Replica, StoreError> {
-        let system = System::of(&tree.pin())?;
+        let system = System::of(&tree.pin(), &options.first_rules)?;
         Ok(Replica {
             group,
             id,
@@ -74,8 +73,6 @@ impl Replica {
             written: AtomicU64::new(0),
             flushed: AtomicU64::new(0),
             collected: Mutex::new(Revision(0)),
-            rules: options.rules(),
-            history_ms: options.history_ms,
         })
     }
 
@@ -151,7 +148,7 @@ impl Replica {
                 }
                 applied = Some(entry.position);
                 changed = true;
-                apply::apply(&mut batch, entry, &self.range, &self.rules)?
+                apply::apply(&mut batch, entry, &self.range)?
             };
             if let Some(outcome) = outcome
                 && index >= results_from
@@ -189,12 +186,6 @@ impl Replica {
         Ok(persisted.clone())
     }
 
-    /// The oldest revision that a read may ask for: in logged time, so that it is the same on all replicas, whatever was
-    /// collected when.
-    fn horizon(&self, clock: Revision) -> Revision {
-        Revision::from_unix_ms(clock.unix_ms().saturating_sub(self.history_ms))
-    }
-
     /// Removes versions that no read may ask for any more, then merges files. Blocks for the disk.
     pub(super) fn maintain(&self) -> Result<(), StoreError> {
         self.collect()?;
@@ -203,7 +194,7 @@ impl Replica {
 
     fn collect(&self) -> Result<(), StoreError> {
         let mut collected = self.collected.lock();
-        let horizon = self.horizon(self.system.read().clock);
+        let horizon = self.system.read().oldest;
         while *collected < horizon {
             // Nobody else touches what lies behind the horizon, so that looking for it holds nobody up.
             let (old, upto) = garbage(&self.tree.pin(), *collected, horizon)?;
@@ -229,13 +220,13 @@ impl Replica {
 
     /// Reads; never waits.
     pub(super) fn read(&self, request: &ReadRequest) -> Result<ReadResponse, ReadError> {
-        let (pin, applied, clock) = {
+        let (pin, applied, clock, oldest) = {
             let system = self.system.read();
             let applied = system.meta.last_applied.map_or(0, |at| at.index);
             if applied < request.min_index {
                 return Err(ReadError::NotApplied);
             }
-            (self.tree.pin(), applied, system.clock)
+            (self.tree.pin(), applied, system.clock, system.oldest)
         };
         let wrong = ReadError::WrongEpoch {
             epoch: self.range.epoch,
@@ -246,17 +237,22 @@ impl Replica {
         let storage = |error: StoreError| ReadError::Storage(error.to_string());
         let at = match &request.query {
             Query::Get { revision, .. } | Query::Range { revision, .. } => *revision,
+            Query::Elections => None,
         };
         if let Some(at) = at {
             if at > clock {
                 return Err(ReadError::FutureRevision { newest: clock });
             }
-            let oldest = self.horizon(clock);
             if at < oldest {
                 return Err(ReadError::Compacted { oldest });
             }
         }
+        let mut past = Vec::new();
         let (items, more) = match &request.query {
+            Query::Elections => {
+                past = elections::remembered(&pin).map_err(storage)?;
+                (Vec::new(), false)
+            }
             Query::Get { key, .. } => {
                 if !self.range.contains(key) {
                     return Err(wrong);
@@ -282,6 +278,7 @@ impl Replica {
         };
         Ok(ReadResponse {
             items,
+            elections: past,
             more,
             revision: at.unwrap_or(clock),
             applied_index: applied,

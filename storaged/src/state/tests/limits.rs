@@ -139,7 +139,7 @@ fn numbers_that_contradict_themselves_are_refused() {
 fn a_session_whose_time_is_over_applies_nothing_but_still_repeats() {
     let dir = TempDir::new().unwrap();
     let mut options = options(dir.path());
-    options.limits.session_ttl_ms = 100;
+    options.first_rules.session_ttl_ms = 100;
     let store = Store::open(options).unwrap();
     store
         .create_replica(GROUP, ReplicaId(1), KeyRange::whole())

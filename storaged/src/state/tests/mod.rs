@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use tempfile::TempDir;
 
 mod crash;
+mod elections;
 mod hostile;
 mod limits;
 mod model;
@@ -27,13 +28,12 @@ fn options(dir: &Path) -> StoreOptions {
         dir: dir.to_owned(),
         cache_bytes: 1 << 20,
         unflushed_bytes_max: 1 << 20,
-        history_ms: 1 << 40,
-        quota_bytes: 0,
-        limits: Limits {
+        first_rules: Rules {
+            history_ms: 1 << 40,
+            quota_bytes: 0,
             idempotency_ttl_ms: TTL_MS,
             idempotency_keys_max: 20,
             session_ttl_ms: 1 << 40,
-            ..Limits::default()
         },
     }
 }
@@ -172,7 +172,7 @@ fn a_repeat_gets_the_first_outcome_and_a_given_up_number_is_refused() {
 fn a_session_that_nobody_uses_expires_by_logged_time() {
     let dir = TempDir::new().unwrap();
     let mut options = options(dir.path());
-    options.limits.session_ttl_ms = 100;
+    options.first_rules.session_ttl_ms = 100;
     let store = Store::open(options).unwrap();
     store
         .create_replica(GROUP, ReplicaId(1), KeyRange::whole())
@@ -237,7 +237,7 @@ fn a_listed_tree_that_is_gone_is_damage() {
 fn a_quota_refuses_growth_and_takes_deletes() {
     let dir = TempDir::new().unwrap();
     let mut options = options(dir.path());
-    options.quota_bytes = 20;
+    options.first_rules.quota_bytes = 20;
     let store = Store::open(options).unwrap();
     store
         .create_replica(GROUP, ReplicaId(1), KeyRange::whole())

@@ -1,7 +1,7 @@
 //! The store against a model that keeps every version of everything in maps (ONCE-1, DET-1, and what transactions mean).
 
 use super::*;
-use mareedb_ipc::wire::command::{Item, TxnResult};
+use mareedb_ipc::wire::command::{Cause, Election, Item, TxnResult};
 use std::collections::BTreeSet;
 
 const SESSIONS: u128 = 3;
@@ -9,16 +9,21 @@ const SESSION_TTL_MS: u64 = 1_500;
 const KEYS_MAX: usize = 5;
 const HISTORY_MS: u64 = 2_000;
 
+/// Rules that leaders declare, the first before any has; each has something smaller and something larger than the others.
+fn declared(number: u8) -> Rules {
+    let by = u64::from(number % 3);
+    Rules {
+        history_ms: HISTORY_MS / 2 * (2 - by % 2),
+        quota_bytes: 30 + 4 * by,
+        idempotency_ttl_ms: TTL_MS - 200 * by,
+        idempotency_keys_max: KEYS_MAX as u64 - by,
+        session_ttl_ms: SESSION_TTL_MS + 500 * by,
+    }
+}
+
 fn rules(dir: &Path) -> StoreOptions {
     StoreOptions {
-        history_ms: HISTORY_MS,
-        quota_bytes: 30,
-        limits: Limits {
-            idempotency_ttl_ms: TTL_MS,
-            idempotency_keys_max: KEYS_MAX as u64,
-            session_ttl_ms: SESSION_TTL_MS,
-            ..Limits::default()
-        },
+        first_rules: declared(0),
         ..options(dir)
     }
 }
@@ -37,6 +42,11 @@ enum Do {
     Tick,
     Blank,
     Membership(u8),
+    /// A leader's first word; in a new term or, by one that was restored, in the same.
+    Lead {
+        rules: u8,
+        restored: bool,
+    },
     Write {
         session: u128,
         /// 0: the next number; else a number so far below it.
@@ -111,6 +121,7 @@ fn a_step() -> impl Strategy<Value = (Do, u64, Event)> {
         1 => Just(Do::Tick),
         1 => Just(Do::Blank),
         1 => any::<u8>().prop_map(Do::Membership),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(rules, restored)| Do::Lead { rules, restored }),
         16 => (
             0..SESSIONS,
             prop_oneof![3 => Just(0u64), 1 => 1u64..6],
@@ -150,9 +161,12 @@ struct Remembering {
     results: BTreeMap<u64, Outcome>,
 }
 
-#[derive(Default)]
 struct Model {
     clock: u64,
+    term: u64,
+    rules: Rules,
+    oldest: Revision,
+    elections: Vec<(Revision, Election)>,
     now: BTreeMap<Bytes, Kept>,
     past: Vec<(Revision, BTreeMap<Bytes, Kept>)>,
     sessions: BTreeMap<u128, Remembering>,
@@ -171,6 +185,21 @@ fn shown(key: &Bytes, kept: &Kept) -> Item {
 }
 
 impl Model {
+    fn new() -> Model {
+        Model {
+            clock: 0,
+            term: 1,
+            rules: declared(0),
+            oldest: Revision(0),
+            elections: Vec::new(),
+            now: BTreeMap::new(),
+            past: Vec::new(),
+            sessions: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            next: BTreeMap::new(),
+        }
+    }
+
     fn ms(&self) -> u64 {
         Revision(self.clock).unix_ms()
     }
@@ -178,13 +207,21 @@ impl Model {
     fn expire_sessions(&mut self) {
         let ms = self.ms();
         self.sessions
-            .retain(|_, session| ms - session.used <= SESSION_TTL_MS);
+            .retain(|_, session| ms - session.used <= self.rules.session_ttl_ms);
     }
 
     fn apply(&mut self, proposed_ms: u64, command: &Command) -> Outcome {
+        let outcome = self.run(proposed_ms, command);
+        let oldest = self.ms().saturating_sub(self.rules.history_ms);
+        self.oldest = self.oldest.max(Revision::from_unix_ms(oldest));
+        outcome
+    }
+
+    fn run(&mut self, proposed_ms: u64, command: &Command) -> Outcome {
         self.clock = Revision::from_unix_ms(proposed_ms).0.max(self.clock + 1);
         let ms = self.ms();
-        self.keys.retain(|_, (at, ..)| ms - *at <= TTL_MS);
+        self.keys
+            .retain(|_, (at, ..)| ms - *at <= self.rules.idempotency_ttl_ms);
         match command {
             Command::OpenSession { session, .. } => {
                 self.expire_sessions();
@@ -199,6 +236,19 @@ impl Model {
                 Outcome::Ticked
             }
             Command::Split { .. } => Outcome::Unsupported,
+            Command::Lead { node, cause, rules } => {
+                let newest = self.elections.last().map(|(_, election)| election.term);
+                if newest.is_none_or(|newest| newest < self.term) {
+                    let election = Election {
+                        term: self.term,
+                        node: *node,
+                        cause: *cause,
+                    };
+                    self.elections.push((Revision(self.clock), election));
+                }
+                self.rules = rules.clone();
+                Outcome::Led
+            }
             Command::Write {
                 origin,
                 epoch,
@@ -211,7 +261,7 @@ impl Model {
                 if let Some(first) = session.results.get(&origin.sequence) {
                     return first.clone();
                 }
-                if ms - session.used > SESSION_TTL_MS {
+                if ms - session.used > self.rules.session_ttl_ms {
                     return Outcome::SessionUnknown;
                 }
                 if origin.sequence < session.low_water.max(origin.low_water).max(1) {
@@ -240,7 +290,7 @@ impl Model {
                 Outcome::IdempotencyKeyReused
             };
         }
-        if self.keys.len() >= KEYS_MAX {
+        if self.keys.len() as u64 >= self.rules.idempotency_keys_max {
             return Outcome::IdempotencyKeysExhausted;
         }
         let outcome = self.transact(epoch, txn);
@@ -340,7 +390,7 @@ impl Model {
             });
         }
         let (before, after) = (Self::bytes(&self.now), Self::bytes(&next));
-        if after > before && after > 30 {
+        if after > before && after as u64 > self.rules.quota_bytes {
             return Outcome::QuotaExceeded;
         }
         self.now = next;
@@ -356,6 +406,14 @@ fn command(action: &Do, model: &mut Model) -> Option<Command> {
     Some(match action {
         Do::Blank | Do::Membership(_) => return None,
         Do::Tick => Command::Tick,
+        Do::Lead { rules, restored } => {
+            model.term += u64::from(!restored);
+            Command::Lead {
+                node: NodeId(u64::from(*rules)),
+                cause: Cause::Silence(NodeId(1)),
+                rules: declared(*rules),
+            }
+        }
         Do::Open(session) => Command::OpenSession {
             session: RandomId(*session),
             node: NodeId(1),
@@ -422,15 +480,15 @@ proptest! {
         // One is disturbed after every entry; the other applies in batches, and is left alone.
         let mut first = fresh(first_dir.path());
         let second = fresh(second_dir.path());
-        let mut model = Model::default();
+        let mut model = Model::new();
         let mut log: Vec<LogEntry> = Vec::new();
         let mut membership = None;
         let mut ms = 1u64;
         let mut sent = 0;
         for (at, (action, advance, event)) in steps.iter().enumerate() {
             ms += advance;
-            let position = LogPosition { term: 1, index: at as u64 };
             let command = command(action, &mut model);
+            let position = LogPosition { term: model.term, index: at as u64 };
             let body = match (&command, action) {
                 (Some(command), _) => EntryBody::Normal(stamp(Revision::from_unix_ms(ms), &encode_command(command))),
                 (None, Do::Membership(number)) => {
@@ -488,9 +546,12 @@ proptest! {
             }
         }
         // The past, on both: what may be asked for is there, whatever was collected; what may not is refused.
-        let oldest = Revision::from_unix_ms(model.ms().saturating_sub(HISTORY_MS));
+        let oldest = model.oldest;
+        let remembered: Vec<_> = model.elections.iter().rev().cloned().collect();
         for store in [&first, &second] {
             prop_assert_eq!(everything(store, None).unwrap(), items(&model.now));
+            let request = ReadRequest { group: GROUP, epoch: 0, min_index: 0, query: Query::Elections };
+            prop_assert_eq!(&store.read(&request).unwrap().elections, &remembered);
             for (revision, state) in &model.past {
                 let expected = if *revision < oldest { Err(ReadError::Compacted { oldest }) } else { Ok(items(state)) };
                 prop_assert_eq!(&everything(store, Some(*revision)), &expected, "SM-6: {}", revision);

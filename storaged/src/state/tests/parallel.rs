@@ -220,7 +220,7 @@ fn a_deletion_and_what_it_ended_are_collected_together() {
     // SM-6: or, between two rounds, a read at a later revision would find what was deleted.
     let dir = TempDir::new().unwrap();
     let mut options = options(dir.path());
-    options.history_ms = 10;
+    options.first_rules.history_ms = 10;
     let store = Store::open(options).unwrap();
     store
         .create_replica(GROUP, ReplicaId(1), KeyRange::whole())
@@ -264,7 +264,7 @@ fn a_deletion_and_what_it_ended_are_collected_together() {
 fn collecting_alone_leaves_nothing_unflushed() {
     let dir = TempDir::new().unwrap();
     let mut options = options(dir.path());
-    options.history_ms = 10;
+    options.first_rules.history_ms = 10;
     let store = Store::open(options).unwrap();
     store
         .create_replica(GROUP, ReplicaId(1), KeyRange::whole())
@@ -289,7 +289,7 @@ fn collecting_alone_leaves_nothing_unflushed() {
 fn what_nobody_reads_any_more_is_let_go_of() {
     let dir = TempDir::new().unwrap();
     let mut options = options(dir.path());
-    options.history_ms = 1;
+    options.first_rules.history_ms = 1;
     let store = Store::open(options).unwrap();
     store
         .create_replica(GROUP, ReplicaId(1), KeyRange::whole())

@@ -1,0 +1,142 @@
+//! What this node says of itself: its identity, whom to dial, that it lives, and the view of the cluster.
+
+use super::*;
+
+impl Host {
+    /// The supervisor has put the advertised address into the configuration.
+    pub(super) fn own_addr(&self, port: u16) -> String {
+        let host = self
+            .config
+            .server
+            .advertise_addr
+            .as_deref()
+            .unwrap_or(&self.config.server.listen_addr);
+        if host.contains(':') {
+            format!("[{host}]:{port}")
+        } else {
+            format!("{host}:{port}")
+        }
+    }
+
+    pub(super) fn identity(&self) -> NodeIdentity {
+        let formation = self.formation.as_ref();
+        NodeIdentity {
+            name: self.name.clone(),
+            id: formation.and_then(Formation::my_id),
+            incarnation: formation.map_or(RandomId(0), Formation::incarnation),
+            cluster: formation
+                .and_then(Formation::formed)
+                .map(|formed| formed.cluster),
+            addr: self.own_addr(self.config.cluster.consensus_port),
+            rest_addr: self.own_addr(self.config.server.rest_port),
+            version: env!("CARGO_PKG_VERSION").into(),
+        }
+    }
+
+    pub(super) fn ping(&mut self) {
+        let now = self.now();
+        let leads_meta = self
+            .replicas
+            .get(&META_GROUP)
+            .map(|(replica, _)| metrics(replica))
+            .filter(|metrics| metrics.state == ServerState::Leader);
+        let report = leads_meta.map(|metrics| LeaderReport {
+            term: metrics.current_term,
+            lags: lags(&self.replicas, &self.ages, now),
+        });
+        if let Some(report) = &report {
+            self.peers.reported(report.term, report.lags.clone(), now);
+        }
+        let frame = Frame::Ping {
+            incarnation: self.incarnation,
+            report,
+        };
+        for addr in self.formation.iter().flat_map(Formation::targets) {
+            self.exchange.tell(&addr, &frame);
+        }
+    }
+
+    pub(super) fn send_view(&mut self, now: u64) {
+        let rejected = self.peers.rejected_by();
+        let turned_away = (!rejected.is_empty()).then(|| Reason {
+            code: "FOREIGN_CLUSTER".into(),
+            message: format!(
+                "{} turned this node away, since it belongs to another cluster or speaks another protocol: correct \
+                 cluster.peers, or start this node with an empty data directory",
+                rejected.join(", ")
+            ),
+        });
+        let lease_ms = self.config.cluster.election_timeout_max_ms;
+        let view = view(&Sources {
+            me: self.identity(),
+            formation: self.formation.as_ref(),
+            refused: self.refused.as_ref().or(turned_away.as_ref()),
+            replicas: &self.replicas,
+            peers: &self.peers,
+            ages: &self.ages,
+            ready: self.replicas.len() == Proposal::groups().len(),
+            lease_ms,
+            now,
+        });
+        let changed = self
+            .sent_view
+            .as_ref()
+            .is_none_or(|sent| differs(sent, &view));
+        if changed || now >= self.next.view {
+            if changed {
+                // A new leader tells at once how far the others are, so that all can show it.
+                self.next.ping = 0;
+            }
+            self.next.view = now + VIEW_MS;
+            self.client
+                .tell(&FromConsensus::View(Box::new(view.clone())));
+            self.sent_view = Some(view);
+        }
+    }
+
+    pub(super) fn send_targets(&mut self) {
+        let Some(formation) = &self.formation else {
+            return;
+        };
+        let formed = formation.formed();
+        let targets: Vec<Target> = formation
+            .targets()
+            .into_iter()
+            .map(|addr| Target {
+                node: formed
+                    .and_then(|formed| {
+                        formed
+                            .members
+                            .iter()
+                            .find(|member| member.facts.addr == addr)
+                    })
+                    .map(|member| member.id),
+                addr,
+            })
+            .collect();
+        let current = (self.identity(), targets);
+        if self.sent_targets.as_ref() != Some(&current) {
+            self.client.tell(&FromConsensus::Targets {
+                me: Box::new(current.0.clone()),
+                targets: current.1.clone(),
+            });
+            self.sent_targets = Some(current);
+        }
+    }
+}
+
+/// Whether a view tells something new; ages alone don't.
+fn differs(before: &ClusterView, after: &ClusterView) -> bool {
+    let bare = |view: &ClusterView| {
+        let mut view = view.clone();
+        for member in &mut view.members {
+            member.last_contact_ms = None;
+            member.lag_ms = None;
+        }
+        for group in &mut view.groups {
+            group.local = None;
+        }
+        view
+    };
+    bare(before) != bare(after)
+}

@@ -1,0 +1,177 @@
+//! The groups' lives: started from what storaged holds, watched, bounded, started anew alone.
+
+use super::*;
+use mareedb_ipc::wire::command::Rules;
+
+impl Host {
+    /// A new storaged has applied what its files hold, and readers wait for what its predecessor had applied: it applies
+    /// up to there now, not only with the next write.
+    pub(super) fn apply_again(&self) {
+        for (group, (replica, _)) in &self.replicas {
+            let Some(upto) = metrics(replica).last_applied.as_ref().map(position) else {
+                continue;
+            };
+            let (link, group) = (self.link.clone(), *group);
+            tokio::spawn(async move {
+                link.request(StorageRequest::Apply {
+                    group,
+                    results_from: u64::MAX,
+                    upto,
+                })
+                .await;
+            });
+        }
+    }
+
+    /// Notes how old entries are; ends a group whose openraft has ended, to start it anew, alone, through the same fence as
+    /// a restart of the process.
+    pub(super) fn watch_groups(&mut self, now: u64) {
+        let mut failed = Vec::new();
+        for (group, (replica, _)) in &self.replicas {
+            let metrics = metrics(replica);
+            if let Err(fatal) = &metrics.running_state {
+                tracing::error!(%group, %fatal, "the group has ended; it starts anew");
+                failed.push((*group, matches!(fatal, Fatal::StorageError(_))));
+            }
+            match (metrics.state, metrics.last_log_index) {
+                (ServerState::Leader, Some(last)) => {
+                    self.ages.sample(*group, last, now);
+                    replica.lead();
+                }
+                _ => {
+                    self.ages.forget(*group);
+                    if let Some(leader) = replica.leader() {
+                        replica.rise().follows(leader);
+                    }
+                }
+            }
+        }
+        for (group, storage) in failed {
+            self.failures += 1;
+            // What fails again and again is no accident: the process ends with evidence, and its successor starts over.
+            assert!(
+                self.failures <= FAILURES_MAX,
+                "{group} has ended, and groups did so {FAILURES_MAX} times before"
+            );
+            if storage {
+                self.unsound.insert(group);
+            }
+            let Some((replica, _)) = self.replicas.remove(&group) else {
+                continue;
+            };
+            let (report, wake) = (self.report.clone(), self.wake.clone());
+            tokio::spawn(async move {
+                replica.end().await;
+                let _ = report.send(Event::Ended(group));
+                wake.wake();
+            });
+        }
+    }
+
+    /// Lets a group's log go that is larger than its share of `storage.log_retain_bytes`, once a snapshot covers it.
+    pub(super) fn bound_logs(&self) {
+        let groups = self.replicas.len().max(1) as u64;
+        let share = self.config.storage.log_retain_bytes / groups;
+        for (replica, _) in self.replicas.values() {
+            let Some(upto) = replica.log().beyond(share) else {
+                continue;
+            };
+            let metrics = metrics(replica);
+            let covered = metrics.snapshot.is_some_and(|at| at.index >= upto);
+            let raft = replica.raft().clone();
+            tokio::spawn(async move {
+                let trigger = raft.trigger();
+                let told = if covered {
+                    trigger.purge_log(upto).await
+                } else {
+                    trigger.snapshot().await
+                };
+                if let Err(error) = told {
+                    tracing::debug!(%error, "retention");
+                }
+            });
+        }
+    }
+
+    pub(super) fn start_replicas(&mut self) {
+        let formed = self
+            .formation
+            .as_ref()
+            .is_some_and(|formation| formation.my_id().is_some());
+        if !formed || self.bootstrapped.is_none() || std::mem::replace(&mut self.starting, true) {
+            return;
+        }
+        for (group, _) in Proposal::groups() {
+            self.start_replica(group);
+        }
+    }
+
+    /// What this node declares when it leads.
+    fn rules(&self) -> Rules {
+        let (limits, storage) = (&self.config.limits, &self.config.storage);
+        Rules {
+            quota_bytes: storage.quota_bytes,
+            idempotency_keys_max: limits.idempotency_keys_max,
+            idempotency_ttl_ms: limits.idempotency_ttl_ms,
+            session_ttl_ms: limits.session_ttl_ms,
+            history_ms: storage.history_ms,
+        }
+    }
+
+    pub(super) fn start_replica(&self, group: GroupId) {
+        let (Some(formation), Some(bootstrapped)) = (&self.formation, &self.bootstrapped) else {
+            return;
+        };
+        let (Some(formed), Some(me)) = (formation.formed(), formation.my_id()) else {
+            return;
+        };
+        let Some((_, range)) = Proposal::groups()
+            .into_iter()
+            .find(|(known, _)| *known == group)
+        else {
+            return;
+        };
+        let start = Start {
+            group,
+            range: range.clone(),
+            me,
+            formed: formed.clone(),
+            founder: formation.is_founder(),
+            state: bootstrapped
+                .replicas
+                .iter()
+                .find(|state| state.group == group)
+                .cloned(),
+            generation: bootstrapped.generation,
+            sound: self.storage_board.get(Gauge::IoErrors) == 0 && !self.unsound.contains(&group),
+            config: self.config.clone(),
+            link: self.link.clone(),
+            exchange: self.exchange.clone(),
+        };
+        let (report, wake) = (self.report.clone(), self.wake.clone());
+        let (client, clock) = (self.client.clone(), self.clock.clone());
+        let (node, rules) = (me, self.rules());
+        tokio::spawn(async move {
+            let event = match start_replica(start).await {
+                Ok(started) => Event::Started(Box::new((
+                    Replica::new(Parts {
+                        route: started.route,
+                        raft: started.raft,
+                        log: started.log,
+                        restored: started.restored,
+                        link: started.link,
+                        exchange: started.exchange,
+                        client,
+                        clock,
+                        node,
+                        rules,
+                    }),
+                    range,
+                ))),
+                Err(why) => Event::Broken(why),
+            };
+            let _ = report.send(event);
+            wake.wake();
+        });
+    }
+}

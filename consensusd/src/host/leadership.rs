@@ -1,0 +1,124 @@
+//! Who leads: handing over, following the meta group, minding the disk.
+
+use super::*;
+
+impl Host {
+    /// From now on this node takes no leadership: it is about to stop.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        for (replica, _) in self.replicas.values() {
+            replica.raft().runtime_config().elect(false);
+        }
+    }
+
+    /// Hands the leaderships of this node to another one.
+    ///
+    /// # Errors
+    /// This node leads nothing, or nobody can take over.
+    pub fn hand_over(&mut self, to: Option<NodeId>) -> Result<String, ConsensusError> {
+        let now = self.now();
+        let mut names = BTreeSet::new();
+        for (replica, _) in self.replicas.values() {
+            let metrics = metrics(replica);
+            if metrics.state != ServerState::Leader {
+                continue;
+            }
+            let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
+            // A target must be reachable, or the transfer blocks; the one with the longest log loses the least time.
+            let target = metrics
+                .replication
+                .iter()
+                .flatten()
+                .filter(|(id, _)| **id != metrics.id && voters.contains(id))
+                .filter_map(|(id, matched)| {
+                    let place = metrics.membership_config.get_node(id)?;
+                    let wanted = to.is_none_or(|to| to == place.node);
+                    (wanted && self.peers.online(&place.addr, now))
+                        .then(|| (matched.as_ref().map(|id| id.index), *id, place.name.clone()))
+                })
+                .max();
+            let Some((_, target, name)) = target else {
+                return Err(ConsensusError::Refused(
+                    "no other voter is online to take over leadership".into(),
+                ));
+            };
+            names.insert(name);
+            let raft = replica.raft().clone();
+            tokio::spawn(async move {
+                if let Err(error) = raft.trigger().transfer_leader(target).await {
+                    tracing::warn!(%error, "leadership transfer");
+                }
+            });
+        }
+        if names.is_empty() {
+            return Err(ConsensusError::NotLeader { leader: None });
+        }
+        Ok(names.into_iter().collect::<Vec<_>>().join(", "))
+    }
+
+    /// Whether a replica of this node leads its group.
+    pub fn leads(&self) -> bool {
+        self.replicas
+            .values()
+            .any(|(replica, _)| metrics(replica).state == ServerState::Leader)
+    }
+
+    /// While there is one data group its leader is brought to the meta group's, once both were stable for 5 s.
+    pub(super) fn follow_meta(&mut self, now: u64) {
+        let leaders: Vec<(GroupId, Option<NodeId>, u64)> = self
+            .replicas
+            .iter()
+            .map(|(group, (replica, _))| (*group, replica.leader(), metrics(replica).current_term))
+            .collect();
+        if leaders != self.stable {
+            self.stable = leaders;
+            self.stable_since = now;
+            return;
+        }
+        if now.saturating_sub(self.stable_since) < FOLLOW_MS {
+            return;
+        }
+        let me = self.formation.as_ref().and_then(Formation::my_id);
+        let Some((_, Some(meta), _)) = self.stable.iter().find(|(group, ..)| *group == META_GROUP)
+        else {
+            return;
+        };
+        let meta = *meta;
+        if Some(meta) == me {
+            return;
+        }
+        self.stable_since = now;
+        for (replica, _) in self.replicas.values() {
+            let metrics = metrics(replica);
+            if replica.group() == META_GROUP || metrics.state != ServerState::Leader {
+                continue;
+            }
+            let target = metrics
+                .membership_config
+                .nodes()
+                .find(|(_, place)| place.node == meta && self.peers.online(&place.addr, now))
+                .map(|(id, _)| *id);
+            if let Some(target) = target {
+                tracing::info!(group = %replica.group(), %meta, "leadership follows the meta group's");
+                let raft = replica.raft().clone();
+                tokio::spawn(async move {
+                    if let Err(error) = raft.trigger().transfer_leader(target).await {
+                        tracing::warn!(%error, "leadership transfer");
+                    }
+                });
+            }
+        }
+    }
+
+    /// A leader whose disk stalls hands over; it keeps no leadership that it gets back while the stall lasts.
+    pub(super) fn mind_the_disk(&mut self) {
+        let stalled = self.storage_board.get(Gauge::DiskStalled) == 1;
+        if stalled && !self.stalled {
+            tracing::warn!("the disk stalls: handing leadership over");
+        }
+        self.stalled = stalled;
+        if stalled && let Err(error) = self.hand_over(None) {
+            tracing::debug!(%error, "nothing to hand over");
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! The main loop: moves messages between rings and replicas, and everything that is not openraft's.
+//!
+//! The loop itself never waits for the disk or a peer: whatever does is a task, which comes back as an [`Event`].
+
+mod announce;
+mod client;
+mod groups;
+mod leadership;
+mod peers;
+
+use crate::client::{Call, Client};
+use crate::clock::{Clock, HybridClock};
+use crate::exchange::{Exchange, Way};
+use crate::formation::{Action, Formation, Message, Proposal};
+use crate::frames::{Answer, Frame, LeaderReport, Route};
+use crate::log_link::{Done, LogLink};
+use crate::peers::{Ages, Peers};
+use crate::raft::position;
+use crate::replica::{Parts, Replica};
+use crate::start::{Start, start_replica};
+use crate::view::{Sources, lags, metrics, view};
+use crate::wake::Wake;
+use bytes::Bytes;
+use mareedb_config::Config;
+use mareedb_ipc::wire::gateway::{
+    AdminRequest, ConsensusError, FromConsensus, Target, ToConsensus,
+};
+use mareedb_ipc::wire::peer::{DownReason, PeerHello, PeerIn};
+use mareedb_ipc::wire::storage::{
+    FromStorage, KeyRange, NodeRecord, ReplicaState, StorageRequest, ToStorage,
+};
+use mareedb_ipc::wire::view::{ClusterView, NodeIdentity, Reason};
+use mareedb_ipc::wire::{GroupId, META_GROUP, NodeId, RandomId, decode, encode};
+use mareedb_ipc::{Alarm, BoardReader, BoardWriter, Gauge, Outbox, Receiver, RingError, Sender};
+use openraft::ServerState;
+use openraft::errors::Fatal;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::mpsc;
+
+/// Messages taken from one ring before others have their turn.
+const BATCH: usize = 256;
+/// The whole view goes out at least so often.
+const VIEW_MS: u64 = 200;
+/// A node says that it lives so often.
+const PING_MS: u64 = 300;
+/// Formation ticks so often.
+const FORMATION_MS: u64 = 100;
+/// A data group's leader follows the meta group's once both were stable for so long.
+const FOLLOW_MS: u64 = 5_000;
+/// Groups may end so often before the process does.
+const FAILURES_MAX: u32 = 5;
+
+/// The rings.
+pub struct Lanes {
+    /// From storaged, shard 0.
+    pub from_storage: Receiver,
+    /// To gatewayd.
+    pub to_client: Sender,
+    /// From gatewayd.
+    pub from_client: Receiver,
+    /// To gatewayd, peers.
+    pub to_peer: Sender,
+    /// From gatewayd, peers.
+    pub from_peer: Receiver,
+    /// To gatewayd, snapshots.
+    pub to_bulk: Sender,
+    /// From gatewayd, snapshots.
+    pub from_bulk: Receiver,
+}
+
+/// What tasks report.
+pub enum Event {
+    /// A record of formation is durable.
+    Saved(String),
+    /// A replica runs.
+    Started(Box<(Replica, KeyRange)>),
+    /// The task of a group that failed has ended.
+    Ended(GroupId),
+    /// A replica cannot run: the process ends, its successor starts over.
+    Broken(String),
+}
+
+/// Everything that consensusd knows.
+pub struct Host {
+    config: Config,
+    name: String,
+    board: BoardWriter,
+    storage_board: BoardReader,
+    lanes: Lanes,
+    link: Arc<LogLink>,
+    client: Arc<Client>,
+    to_client: Arc<Outbox>,
+    peer: Arc<Outbox>,
+    bulk: Arc<Outbox>,
+    exchange: Arc<Exchange>,
+    clock: Arc<dyn Clock>,
+    wake: Arc<Wake>,
+    events: mpsc::UnboundedReceiver<Event>,
+    report: mpsc::UnboundedSender<Event>,
+    incarnation: u64,
+    formation: Option<Formation>,
+    refused: Option<Reason>,
+    bootstrapped: Option<Bootstrapped>,
+    starting: bool,
+    replicas: BTreeMap<GroupId, (Replica, KeyRange)>,
+    peers: Peers,
+    ages: Ages,
+    began: Instant,
+    sent_view: Option<ClusterView>,
+    sent_targets: Option<(NodeIdentity, Vec<Target>)>,
+    next: Timers,
+    stable_since: u64,
+    stable: Vec<(GroupId, Option<NodeId>, u64)>,
+    draining: bool,
+    stalled: bool,
+    /// Groups that have ended and wait for what storaged holds of them.
+    ended: BTreeSet<GroupId>,
+    /// Groups that met a storage error: their leadership is not restored in this process.
+    unsound: BTreeSet<GroupId>,
+    /// How often a group has ended.
+    failures: u32,
+}
+
+struct Bootstrapped {
+    generation: RandomId,
+    replicas: Vec<ReplicaState>,
+}
+
+#[derive(Default)]
+struct Timers {
+    view: u64,
+    ping: u64,
+    formation: u64,
+    sample: u64,
+}
+
+impl Host {
+    /// Takes over the rings.
+    pub fn new(
+        config: Config,
+        name: String,
+        board: BoardWriter,
+        storage_board: BoardReader,
+        lanes: Lanes,
+        to_storage: Sender,
+        wake: Arc<Wake>,
+    ) -> Host {
+        let to_client = Outbox::before(&lanes.to_client, wake.clone());
+        let peer = Outbox::before(&lanes.to_peer, wake.clone());
+        let bulk = Outbox::before(&lanes.to_bulk, wake.clone());
+        let client = Client::new(to_client.clone());
+        let exchange = Exchange::new(peer.clone(), bulk.clone());
+        let (report, events) = mpsc::unbounded_channel();
+        let link = LogLink::new(to_storage, wake.clone());
+
+        let incarnation = u64::try_from(RandomId::draw().0 >> 64).expect("half of 128 bits");
+        Host {
+            config,
+            name,
+            board,
+            storage_board,
+            lanes,
+            link,
+            client,
+            to_client,
+            peer,
+            bulk,
+            exchange,
+            clock: Arc::new(HybridClock::default()),
+            wake,
+            events,
+            report,
+            incarnation,
+            formation: None,
+            refused: None,
+            bootstrapped: None,
+            starting: false,
+            replicas: BTreeMap::new(),
+            peers: Peers::default(),
+            ages: Ages::default(),
+            began: Instant::now(),
+            sent_view: None,
+            sent_targets: None,
+            next: Timers::default(),
+            stable_since: 0,
+            stable: Vec::new(),
+            draining: false,
+            stalled: false,
+            ended: BTreeSet::new(),
+            unsound: BTreeSet::new(),
+            failures: 0,
+        }
+    }
+
+    /// Announces this incarnation to both neighbours.
+    pub fn hello(&self) {
+        self.hello_to_gateway();
+        self.hello_to_storage();
+    }
+
+    fn hello_to_gateway(&self) {
+        self.client.tell(&FromConsensus::Hello {
+            epoch: self.lanes.to_client.epoch(),
+        });
+    }
+
+    /// storaged finishes all that is in the ring, then tells what it holds.
+    fn hello_to_storage(&self) {
+        let link = self.link.clone();
+        tokio::spawn(async move {
+            let epoch = link.epoch();
+            link.send(&ToStorage::Hello { epoch }, Done::Nobody).await;
+        });
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// One turn: takes what is there, does what is due, sends what waits. `true`: sleep until the doorbell, a wake, or a
+    /// tick.
+    ///
+    /// # Errors
+    /// A ring is corrupt.
+    ///
+    /// # Panics
+    /// A replica has ended: the process must.
+    pub fn turn(&mut self) -> Result<bool, RingError> {
+        self.board.beat();
+        let mut quiet = self.link.progress()?;
+        quiet &= self.take_storage()?;
+        quiet &= self.take_client()?;
+        quiet &= self.take_peers()?;
+        self.take_events();
+        self.timers();
+        quiet &= self.to_client.flush(&mut self.lanes.to_client)?;
+        quiet &= self.peer.flush(&mut self.lanes.to_peer)?;
+        quiet &= self.bulk.flush(&mut self.lanes.to_bulk)?;
+        quiet &= self.lanes.from_storage.arm()?;
+        quiet &= self.lanes.from_client.arm()?;
+        quiet &= self.lanes.from_peer.arm()?;
+        quiet &= self.lanes.from_bulk.arm()?;
+        Ok(quiet)
+    }
+
+    fn take_storage(&mut self) -> Result<bool, RingError> {
+        for _ in 0..BATCH {
+            let Some((message, end)) = self.lanes.from_storage.try_recv::<FromStorage>()? else {
+                return Ok(true);
+            };
+            self.lanes.from_storage.release(end);
+            match self.link.receive(message) {
+                Some(FromStorage::Bootstrapped {
+                    epoch,
+                    generation,
+                    replicas,
+                    records,
+                    ..
+                }) if epoch == self.link.epoch() => {
+                    self.bootstrap(generation, replicas, &records);
+                }
+                Some(FromStorage::Up { .. }) => self.apply_again(),
+                _ => {}
+            }
+        }
+        Ok(false)
+    }
+
+    fn bootstrap(
+        &mut self,
+        generation: RandomId,
+        replicas: Vec<ReplicaState>,
+        records: &[NodeRecord],
+    ) {
+        let again = self.bootstrapped.replace(Bootstrapped {
+            generation,
+            replicas,
+        });
+        if again.is_some() {
+            // Asked for by groups that have ended, see `watch_groups`.
+            for group in std::mem::take(&mut self.ended) {
+                self.start_replica(group);
+            }
+            return;
+        }
+        let addr = self.own_addr(self.config.cluster.consensus_port);
+        let rest_addr = self.own_addr(self.config.server.rest_port);
+        match Formation::new(
+            &self.config,
+            &self.name,
+            &addr,
+            &rest_addr,
+            records,
+            Box::new(RandomId::draw),
+        ) {
+            Ok(formation) => self.formation = Some(formation),
+            Err(reason) => {
+                tracing::error!(code = reason.code, "{}", reason.message);
+                self.refused = Some(reason);
+            }
+        }
+        self.board.set(Gauge::Ready, 1);
+        // Replicas that exist are started in this very turn.
+        self.next.formation = 0;
+        self.ping();
+    }
+
+    fn take_events(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            match event {
+                Event::Saved(name) => {
+                    if let Some(formation) = &mut self.formation {
+                        let actions = formation.saved(&name);
+                        self.act(actions);
+                    }
+                    self.next.formation = 0;
+                }
+                Event::Started(started) => {
+                    let (replica, range) = *started;
+                    tracing::info!(group = %replica.group(), replica = %replica.id(), "replica started");
+                    if self.draining {
+                        replica.raft().runtime_config().elect(false);
+                    }
+                    self.replicas.insert(replica.group(), (replica, range));
+                }
+                Event::Ended(group) => {
+                    self.ended.insert(group);
+                    self.hello_to_storage();
+                }
+                Event::Broken(why) => panic!("a replica cannot start: {why}"),
+            }
+        }
+    }
+
+    fn timers(&mut self) {
+        let now = self.now();
+        if now >= self.next.formation {
+            self.next.formation = now + FORMATION_MS;
+            if let Some(formation) = &mut self.formation {
+                let actions = formation.tick(now);
+                self.act(actions);
+            }
+            self.send_targets();
+            self.start_replicas();
+            self.bound_logs();
+            self.follow_meta(now);
+            self.mind_the_disk();
+        }
+        if now >= self.next.sample {
+            self.next.sample = now + 10;
+            self.watch_groups(now);
+        }
+        if now >= self.next.ping {
+            self.next.ping = now + PING_MS;
+            self.ping();
+        }
+        self.send_view(now);
+    }
+}

@@ -1,0 +1,177 @@
+//! What peers say.
+
+use super::*;
+
+impl Host {
+    pub(super) fn take_peers(&mut self) -> Result<bool, RingError> {
+        let mut quiet = true;
+        for bulk in [false, true] {
+            let mut count = 0;
+            loop {
+                let lane = if bulk {
+                    &mut self.lanes.from_bulk
+                } else {
+                    &mut self.lanes.from_peer
+                };
+                let Some((message, end)) = lane.try_recv::<PeerIn>()? else {
+                    break;
+                };
+                lane.release(end);
+                self.peer_in(message, bulk);
+                count += 1;
+                if count == BATCH {
+                    quiet = false;
+                    break;
+                }
+            }
+        }
+        Ok(quiet)
+    }
+
+    pub(super) fn peer_in(&mut self, message: PeerIn, bulk: bool) {
+        let now = self.now();
+        match message {
+            PeerIn::Up { addr, peer } => {
+                if !bulk {
+                    tracing::info!(addr, peer = peer.identity.name, "connected");
+                    if let Some(formation) = &mut self.formation {
+                        formation.connected(&addr, peer.identity.incarnation);
+                    }
+                    self.exchange.evidence().heard(&addr);
+                    self.peers.up(&addr, *peer);
+                    self.exchange.up(&addr);
+                    self.resume_replication(&addr);
+                    self.next.ping = 0;
+                    self.next.formation = 0;
+                }
+            }
+            PeerIn::Down { addr, why } => {
+                if !bulk {
+                    tracing::info!(addr, ?why, "not connected");
+                    self.peers.down(&addr, why);
+                    self.exchange.down(&addr);
+                    if why == DownReason::Refused {
+                        self.exchange.evidence().refused(&addr);
+                        for (replica, _) in self.replicas.values() {
+                            replica.suspect(&addr);
+                        }
+                    }
+                } else {
+                    // The peer stream lives on.
+                    self.exchange.lost(&addr, Way::Bulk);
+                }
+            }
+            PeerIn::Unsent { addr } => {
+                let way = if bulk { Way::Bulk } else { Way::Peer };
+                self.exchange.lost(&addr, way);
+            }
+            PeerIn::Frame { from, frame } => match decode::<Frame>(&frame) {
+                Ok(frame) => self.frame(&from, frame, now),
+                Err(error) => {
+                    tracing::warn!(peer = from.identity.name, %error, "a frame is dropped");
+                }
+            },
+        }
+    }
+
+    pub(super) fn frame(&mut self, from: &PeerHello, frame: Frame, now: u64) {
+        let addr = from.identity.addr.as_str();
+        self.peers.heard(addr, from, now);
+        self.exchange.evidence().heard(addr);
+        match frame {
+            Frame::Ping {
+                incarnation,
+                report,
+            } => {
+                self.exchange.incarnation(addr, incarnation);
+                if let Some(report) = report {
+                    self.peers.reported(report.term, report.lags, now);
+                }
+            }
+            Frame::Formation(bytes) => {
+                let Ok(message) = decode::<Message>(&bytes) else {
+                    tracing::warn!(addr, "a formation message is dropped");
+                    return;
+                };
+                let Some(formation) = &mut self.formation else {
+                    return;
+                };
+                let actions = formation.message(addr, from.identity.incarnation, message, now);
+                self.act(actions);
+            }
+            Frame::Ask { route, call, ask } => {
+                // FORM-2: the stream's hello counts as much as the frame.
+                let foreign = from
+                    .identity
+                    .cluster
+                    .is_some_and(|cluster| cluster != route.cluster);
+                match self.replicas.get(&route.group).filter(|_| !foreign) {
+                    Some((replica, _)) => replica.asked(addr, from.identity.id, route, call, ask),
+                    None => self.exchange.tell(
+                        addr,
+                        &Frame::Answer {
+                            route: Route {
+                                from: route.to,
+                                to: route.from,
+                                ..route
+                            },
+                            call,
+                            answer: Answer::Refused(if foreign {
+                                "the frame is of another cluster than its sender".into()
+                            } else {
+                                "the group is not ready".into()
+                            }),
+                        },
+                    ),
+                }
+            }
+            Frame::Answer {
+                route,
+                call,
+                answer,
+            } => self.exchange.answered(route, call, answer),
+        }
+    }
+
+    /// A peer is reachable again: replication to it need not wait for the end of its back-off.
+    pub(super) fn resume_replication(&self, addr: &str) {
+        for (replica, _) in self.replicas.values() {
+            let metrics = metrics(replica);
+            if metrics.state != ServerState::Leader {
+                continue;
+            }
+            let there: Vec<u64> = metrics
+                .membership_config
+                .nodes()
+                .filter(|(_, place)| place.addr == addr)
+                .map(|(id, _)| *id)
+                .collect();
+            let raft = replica.raft().clone();
+            tokio::spawn(async move {
+                if let Err(error) = raft.trigger().reset_backoff(there).await {
+                    tracing::debug!(%error, "back-off");
+                }
+            });
+        }
+    }
+
+    pub(super) fn act(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Send(addr, message) => self
+                    .exchange
+                    .tell(&addr, &Frame::Formation(encode(&message).into())),
+                Action::Save(record) => {
+                    let (link, report, wake) =
+                        (self.link.clone(), self.report.clone(), self.wake.clone());
+                    tokio::spawn(async move {
+                        let name = record.name.clone();
+                        link.durable(&ToStorage::SaveNodeRecord { record }).await;
+                        let _ = report.send(Event::Saved(name));
+                        wake.wake();
+                    });
+                }
+            }
+        }
+    }
+}

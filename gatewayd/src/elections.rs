@@ -1,0 +1,71 @@
+//! The elections that this node's groups remember, in the words of the contract.
+
+use crate::core::Core;
+use mareedb_api::v1;
+use mareedb_api::{ApiError, ErrorCode};
+use mareedb_ipc::wire::NodeId;
+use mareedb_ipc::wire::command::{Cause, Election};
+use mareedb_ipc::wire::read::Query;
+use mareedb_ipc::wire::view::ClusterView;
+use std::time::Duration;
+
+/// Elections that are told at most.
+const TOLD_MAX: usize = 1_000;
+/// How long a reader may take.
+const WITHIN: Duration = Duration::from_secs(2);
+
+/// The last elections of all groups as this node knows them, newest first.
+///
+/// # Errors
+/// `NOT_READY`: the cluster is forming, or the node's replicas are starting.
+pub async fn elections(core: &Core) -> Result<v1::ElectionsResponse, ApiError> {
+    let not_ready = |why: String| ApiError::new(ErrorCode::NotReady, why);
+    let Some(view) = core.view() else {
+        return Err(not_ready(
+            "consensusd has not told yet what it knows".into(),
+        ));
+    };
+    if view.groups.is_empty() {
+        return Err(not_ready("this node has no groups yet".into()));
+    }
+    let mut items = Vec::new();
+    for group in &view.groups {
+        let answer = core
+            .read_local(group.id, Query::Elections, WITHIN)
+            .await
+            .map_err(|error| not_ready(error.to_string()))?;
+        items.extend(
+            answer
+                .elections
+                .into_iter()
+                .map(|(at, election)| v1::Election {
+                    at_unix_ms: at.unix_ms(),
+                    group: group.id.0.into(),
+                    term: election.term,
+                    leader: name(&view, election.node),
+                    reason: reason(&view, &election),
+                }),
+        );
+    }
+    items.sort_by_key(|election| std::cmp::Reverse((election.at_unix_ms, election.group)));
+    items.truncate(TOLD_MAX);
+    Ok(v1::ElectionsResponse { items })
+}
+
+fn name(view: &ClusterView, node: NodeId) -> String {
+    match view.members.iter().find(|member| member.id == node) {
+        Some(member) => member.name.clone(),
+        None => format!("node {node}, not a member any more"),
+    }
+}
+
+fn reason(view: &ClusterView, election: &Election) -> String {
+    match election.cause {
+        Cause::NoLeader => "no leader was known".into(),
+        // Nobody else was heard of in between: its own leadership had lapsed.
+        Cause::Silence(node) if node == election.node => "its leadership had lapsed".into(),
+        Cause::Silence(node) => format!("nothing was heard of {}", name(view, node)),
+        Cause::Refused(node) => format!("{} refused connections", name(view, node)),
+        Cause::HandOver(node) => format!("{} handed over", name(view, node)),
+    }
+}

@@ -1,0 +1,164 @@
+//! Messages that wait for room in a ring.
+//!
+//! Tasks of a daemon add from wherever they are and never wait; its main loop, which alone owns the ring's producing end,
+//! moves what fits.
+
+use crate::wire::encode;
+use crate::{RingError, Sender};
+use parking_lot::Mutex;
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Makes a main loop look at its outboxes once more.
+pub trait Alarm: Send + Sync {
+    /// There is something to do. Called from any thread; must not wait.
+    fn wake(&self);
+}
+
+/// A bounded queue in front of a ring.
+pub struct Outbox {
+    queue: Mutex<Queue>,
+    alarm: Arc<dyn Alarm>,
+    bytes_max: usize,
+    message_max: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    messages: VecDeque<Vec<u8>>,
+    bytes: usize,
+}
+
+/// Why a message was not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The queue is full.
+    Full,
+    /// It has so many bytes, and would never fit the ring.
+    TooLarge(usize),
+}
+
+impl Outbox {
+    /// A queue as large as the ring behind it, which takes no message that the ring cannot carry.
+    pub fn before(sender: &Sender, alarm: Arc<dyn Alarm>) -> Arc<Outbox> {
+        Arc::new(Outbox {
+            queue: Mutex::default(),
+            alarm,
+            bytes_max: usize::try_from(sender.capacity()).unwrap_or(usize::MAX),
+            message_max: sender.max_message(),
+        })
+    }
+
+    /// Adds a message whose place was reserved by the call that it answers, however full the queue is.
+    pub fn push<T: Serialize>(&self, message: &T) {
+        self.push_encoded(encode(message));
+    }
+
+    /// [`Outbox::push`] of a message in its encoding.
+    pub fn push_encoded(&self, message: Vec<u8>) {
+        let mut queue = self.queue.lock();
+        queue.bytes += message.len();
+        queue.messages.push_back(message);
+        drop(queue);
+        self.alarm.wake();
+    }
+
+    /// Adds a message unless the queue is full.
+    ///
+    /// # Errors
+    /// It is, or the message can never fit.
+    pub fn try_push<T: Serialize>(&self, message: &T) -> Result<(), Refusal> {
+        if self.queue.lock().bytes >= self.bytes_max {
+            return Err(Refusal::Full);
+        }
+        let message = encode(message);
+        if message.len() > self.message_max {
+            return Err(Refusal::TooLarge(message.len()));
+        }
+        self.push_encoded(message);
+        Ok(())
+    }
+
+    /// Drops all that waits: nobody is there who would understand it.
+    pub fn clear(&self) {
+        let mut queue = self.queue.lock();
+        queue.messages.clear();
+        queue.bytes = 0;
+    }
+
+    /// Moves what fits into the ring and publishes it. `true`: nothing is left, or the consumer will ring when there is
+    /// room.
+    ///
+    /// # Errors
+    /// The ring is corrupt, or a message can never fit.
+    pub fn flush(&self, sender: &mut Sender) -> Result<bool, RingError> {
+        let mut queue = self.queue.lock();
+        loop {
+            let seen = sender.head()?;
+            while let Some(message) = queue.messages.front() {
+                if sender.try_send_encoded(message)?.is_none() {
+                    break;
+                }
+                queue.bytes -= message.len();
+                queue.messages.pop_front();
+            }
+            sender.publish();
+            if queue.messages.is_empty() || sender.arm_progress(seen)? {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::NodeInProcess;
+    use crate::{Lane, Role};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[derive(Default)]
+    struct Rings(AtomicUsize);
+    impl Alarm for Rings {
+        fn wake(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_waits_in_order_and_what_never_fits_is_refused() {
+        let node = NodeInProcess::small("{}");
+        let mut gateway = node.attach(Role::Gateway);
+        let mut consensus = node.attach(Role::Consensus);
+        let mut sender = gateway.sender(Role::Consensus, Lane::Client);
+        let mut receiver = consensus.receiver(Role::Gateway, Lane::Client);
+        let alarm = Arc::new(Rings::default());
+        let outbox = Outbox::before(&sender, alarm.clone());
+        let huge = vec![0_u8; sender.max_message() + 1];
+        assert!(matches!(
+            outbox.try_push(&huge),
+            Err(Refusal::TooLarge(bytes)) if bytes > sender.max_message()
+        ));
+        let mut added = 0_u64;
+        let filler = vec![7_u8; 512];
+        while outbox.try_push(&(added, &filler)).is_ok() {
+            added += 1;
+        }
+        assert_eq!(outbox.try_push(&(added, &filler)), Err(Refusal::Full));
+        assert_eq!(alarm.0.load(Ordering::Relaxed) as u64, added);
+        let mut taken = 0_u64;
+        while taken < added {
+            assert!(outbox.flush(&mut sender).unwrap());
+            while let Some(((number, _), end)) = receiver.try_recv::<(u64, Vec<u8>)>().unwrap() {
+                receiver.release(end);
+                assert_eq!(number, taken);
+                taken += 1;
+            }
+        }
+        outbox.push(&(added, &filler));
+        outbox.clear();
+        assert!(outbox.flush(&mut sender).unwrap());
+        assert!(receiver.try_recv::<(u64, Vec<u8>)>().unwrap().is_none());
+    }
+}

@@ -11,6 +11,12 @@ use mareedb_api::v1::{
 };
 use mareedb_bench::cluster::Node;
 use mareedb_bench::http::Answer;
+use mareedb_gatewayd::peer::frame::{Call, Codec, Frame, MAGIC, Purpose, Reply};
+use mareedb_ipc::wire::command::{Cause, Command, Rules, encode_command};
+use mareedb_ipc::wire::gateway::ConsensusError;
+use mareedb_ipc::wire::peer::{PEER_PROTOCOL, PeerHello};
+use mareedb_ipc::wire::view::NodeIdentity;
+use mareedb_ipc::wire::{FIRST_DATA_GROUP, NodeId, RandomId};
 use serde_json::Value;
 use std::time::Duration;
 use support::{Bed, PATIENCE, bed, block_on, cli};
@@ -481,6 +487,93 @@ fn grpc_tells_the_same_as_rest() {
             "details carry the code: {large:?}"
         );
     });
+}
+
+#[test]
+fn what_no_daemon_may_see_is_refused_at_the_door_and_the_daemons_live() {
+    block_on(async {
+        let bed = one_node().await;
+        let node = &bed.cluster.nodes[0];
+        let pids = || ["consensusd", "storaged", "gatewayd"].map(|daemon| node.daemon_pid(daemon));
+        let before = pids();
+        // A transaction that is too large only as a whole.
+        let value = "v".repeat(1400 << 10);
+        let compare = format!(r#"{{"key":"x","target":"value","op":"==","value":"{value}"}}"#);
+        let large = format!(
+            r#"{{"compare":[{compare},{compare}],"success":[{{"get":{{"key":"x"}}}}],"failure":[]}}"#
+        );
+        let json = [("content-type", "application/json")];
+        is_error(
+            &call(
+                node,
+                Method::POST,
+                "/v1/txn?encoding=utf8",
+                &json,
+                large.as_bytes(),
+            )
+            .await,
+            413,
+            "VALUE_TOO_LARGE",
+        );
+        // A stranger on the peers' port proposes what is no command, and one that only a leader may say.
+        let view = node.ask("/v1/node").await.unwrap();
+        assert!(view.is_object());
+        let lead = Command::Lead {
+            node: NodeId(1),
+            cause: Cause::NoLeader,
+            rules: Rules::default(),
+        };
+        for command in [Bytes::from_static(&[0xff]), encode_command(&lead)] {
+            let reply = stranger(node, command).await;
+            assert!(
+                matches!(&reply, Reply::Proposed(Err(ConsensusError::Refused(_)))),
+                "{reply:?}"
+            );
+        }
+        let put = node.client().put("after", b"v").await.unwrap();
+        assert_eq!(put.status, 200, "{put:?}");
+        assert_eq!(pids(), before, "{}", node.log_end());
+    });
+}
+
+/// Proposes as another node's gateway would.
+async fn stranger(node: &Node, command: Bytes) -> Reply {
+    use futures::{SinkExt, StreamExt};
+    let mut stream = tokio::net::TcpStream::connect(node.grpc()).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, MAGIC)
+        .await
+        .unwrap();
+    let mut framed = tokio_util::codec::Framed::new(stream, Codec);
+    let hello = PeerHello {
+        protocol: PEER_PROTOCOL,
+        start: RandomId(1),
+        identity: NodeIdentity {
+            name: "stranger".into(),
+            id: None,
+            incarnation: RandomId(1),
+            cluster: None,
+            addr: "127.0.0.1:1".into(),
+            rest_addr: "127.0.0.1:2".into(),
+            version: String::new(),
+        },
+        expected: None,
+    };
+    let open = Frame::Open(Box::new((Purpose::Client, hello)));
+    framed.send(open).await.unwrap();
+    let accepted = framed.next().await.unwrap().unwrap();
+    assert!(matches!(accepted, Frame::Accept(_)), "{accepted:?}");
+    let ask = Call::Propose {
+        group: FIRST_DATA_GROUP,
+        command,
+    };
+    framed
+        .send(Frame::Call(1, 5_000, Box::new(ask)))
+        .await
+        .unwrap();
+    match framed.next().await.unwrap().unwrap() {
+        Frame::Reply(1, reply) => *reply,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -12,3 +12,4 @@ mod validate;
 pub use faults::{Fault, Faults};
 pub use load::{load, parse};
 pub use schema::*;
+pub use validate::MESSAGE_EXTRA_BYTES;

@@ -4,7 +4,7 @@ use crate::schema::{Cluster, Config, Ipc, Limits, Server, Storage};
 use std::net::IpAddr;
 
 /// Room that a message needs beyond the request that it carries.
-const MESSAGE_EXTRA_BYTES: u64 = 64 << 10;
+pub const MESSAGE_EXTRA_BYTES: u64 = 64 << 10;
 const NAME_BYTES_MAX: usize = 63;
 
 /// A fault: `section.key`, and what is wrong with the way out.
@@ -433,4 +433,16 @@ fn limits(limits: &Limits, found: &mut Found) {
         120_000,
         86_400_000,
     );
+    // A session that expires while a request still waits has forgotten what it answered.
+    if limits.session_ttl_ms < 2 * limits.timeout_ms_max {
+        add(
+            found,
+            "limits.session_ttl_ms",
+            format!(
+                "is {}: at least {}, twice limits.timeout_ms_max",
+                limits.session_ttl_ms,
+                2 * limits.timeout_ms_max
+            ),
+        );
+    }
 }

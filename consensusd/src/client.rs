@@ -4,8 +4,8 @@
 //! its own. What was asked before its `Hello` is therefore never answered after it.
 
 use bytes::Bytes;
-use mareedb_ipc::Outbox;
 use mareedb_ipc::wire::gateway::{ConsensusError, FromConsensus};
+use mareedb_ipc::{Outbox, Refusal};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -47,31 +47,37 @@ impl Client {
 
     /// Tells something that answers no call.
     pub fn tell(&self, message: &FromConsensus) {
-        self.outbox.push(message);
+        if let Err(refusal) = self.outbox.push(message) {
+            tracing::error!(%refusal, "gatewayd is not told");
+        }
     }
 
-    fn answer(&self, call: Call, message: &FromConsensus) {
+    fn answer(&self, call: Call, message: &FromConsensus) -> Result<(), Refusal> {
         if call.incarnation == self.incarnation.load(Ordering::Relaxed) {
-            self.outbox.push(message);
+            return self.outbox.push(message);
         }
+        Ok(())
     }
 
     /// Answers `Propose`.
     pub fn proposed(&self, call: Call, result: Result<Bytes, ConsensusError>) {
         let number = call.number;
-        self.answer(
-            call,
-            &FromConsensus::Proposed {
-                call: number,
-                result,
-            },
-        );
+        let told = |result| FromConsensus::Proposed {
+            call: number,
+            result,
+        };
+        if let Err(refusal) = self.answer(call, &told(result)) {
+            tracing::error!(%refusal, "an outcome is not told");
+            // The command is applied all the same.
+            let _ = self.answer(call, &told(Err(ConsensusError::Uncertain)));
+        }
     }
 
     /// Answers `ReadIndex`.
     pub fn read_index(&self, call: Call, result: Result<u64, ConsensusError>) {
         let number = call.number;
-        self.answer(
+        // Answers of a few bytes always fit.
+        let _ = self.answer(
             call,
             &FromConsensus::ReadIndex {
                 call: number,
@@ -83,7 +89,7 @@ impl Client {
     /// Answers `Admin`.
     pub fn admin(&self, call: Call, result: Result<String, ConsensusError>) {
         let number = call.number;
-        self.answer(
+        let _ = self.answer(
             call,
             &FromConsensus::Admin {
                 call: number,

@@ -237,6 +237,11 @@ impl Exchange {
         self.fail(|call| call.addr == addr && call.way == way);
     }
 
+    /// gatewayd was born anew: what its predecessor carried, and what came for it, may be lost.
+    pub fn reborn(&self) {
+        self.fail(|_| true);
+    }
+
     /// The incarnation of the consensusd at `addr` is known; a new one has forgotten what it was asked.
     pub fn incarnation(&self, addr: &str, incarnation: u64) {
         let before = self

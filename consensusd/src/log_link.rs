@@ -66,7 +66,8 @@ impl LogLink {
                 waiting: VecDeque::new(),
                 requests: BTreeMap::new(),
                 unsent: BTreeSet::new(),
-                next_request: 1,
+                // Far from where a predecessor was: storaged's threads may answer that late.
+                next_request: u64::try_from(RandomId::draw().0 >> 65).expect("63 bits"),
                 error: None,
             }),
             room: Notify::new(),

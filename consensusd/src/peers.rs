@@ -1,7 +1,7 @@
 //! What is known of the other nodes: who they are, when they were last heard of, how far they lag.
 
 use mareedb_ipc::wire::peer::{DownReason, PeerHello};
-use mareedb_ipc::wire::{GroupId, NodeId};
+use mareedb_ipc::wire::{GroupId, NodeId, RandomId};
 use std::collections::{BTreeMap, VecDeque};
 
 /// A node without a message for so long counts as offline: a dead one is shown within 2 s.
@@ -59,6 +59,13 @@ impl Peers {
         {
             self.report = Some((term, now, lags.into_iter().collect()));
         }
+    }
+    /// Nodes whose outgoing stream is up: where they were dialled, and who they are.
+    pub fn connected(&self) -> impl Iterator<Item = (&str, RandomId)> {
+        self.by_addr.iter().filter_map(|(addr, peer)| {
+            let hello = peer.hello.as_ref().filter(|_| peer.up)?;
+            Some((addr.as_str(), hello.identity.incarnation))
+        })
     }
     /// A peer.
     pub fn get(&self, addr: &str) -> Option<&Peer> {

@@ -25,6 +25,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+/// What an entry adds to its command in the log ring, at most.
+const ENTRY_EXTRA_BYTES: usize = 256;
 /// In-flight bytes are counted in units of this size.
 const UNIT: usize = 64;
 
@@ -95,10 +97,17 @@ impl Proposals {
     pub fn add(&self, proposals: Vec<(Call, Bytes)>) {
         let me = &self.0;
         let mut refused = Vec::new();
+        let largest = me.link.message_max().saturating_sub(ENTRY_EXTRA_BYTES);
         let mut queue = me.queue.lock();
         for (call, command) in proposals {
             let units = units(&command);
-            if queue.units > 0 && queue.units + units > me.units_max {
+            if command.len() > largest {
+                let why = format!(
+                    "the command has {} bytes, the log ring carries {largest}",
+                    command.len()
+                );
+                me.client.proposed(call, Err(ConsensusError::Refused(why)));
+            } else if queue.units > 0 && queue.units + units > me.units_max {
                 refused.push(call);
             } else {
                 queue.units += units;
@@ -254,15 +263,58 @@ async fn settle(
             // No outcome is known any more of an entry that was applied before storaged was born anew.
             Ok(Ok(response)) if response.response.0.is_empty() => Err(ConsensusError::Uncertain),
             Ok(Ok(response)) => Ok(response.response.0),
-            // This node was to propose it a moment ago, so that the entry may be in the log.
-            Ok(Err(ClientWriteError::ForwardToLeader(_))) | Err(_) => {
-                Err(ConsensusError::Uncertain)
-            }
-            Ok(Err(other)) => Err(ConsensusError::Refused(other.to_string())),
+            // Nothing of it is in the log: it asked for what openraft does not allow.
+            Ok(Err(
+                refused @ (ClientWriteError::ChangeMembershipError(_)
+                | ClientWriteError::PreconditionFailed(_)),
+            )) => Err(ConsensusError::Refused(refused.to_string())),
+            // This node was to propose it a moment ago, so that the entry may be in the log; or it was, and another leader's
+            // log decides what became of it.
+            Ok(Err(_)) | Err(_) => Err(ConsensusError::Uncertain),
         };
         client.proposed(call, result);
     }
     for call in calls {
         client.proposed(call, Err(ConsensusError::Uncertain));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wake::Wake;
+    use mareedb_ipc::testing::NodeInProcess;
+    use mareedb_ipc::wire::gateway::FromConsensus;
+    use mareedb_ipc::{Lane, Outbox, Role};
+    use openraft::errors::ForwardToLeader;
+
+    /// ONCE-1: only what certainly is not in any log may be called refused.
+    #[tokio::test]
+    async fn an_entry_that_another_leader_decides_about_is_uncertain() {
+        let node = NodeInProcess::small("{}");
+        let mut consensus = node.attach(Role::Consensus);
+        let mut sender = consensus.sender(Role::Gateway, Lane::Client);
+        let outbox = Outbox::before(&sender, Arc::new(Wake::default()));
+        let client = Client::new(outbox.clone());
+        let elsewhere = ForwardToLeader::<C>::empty();
+        let results = [
+            Ok(Err(ClientWriteError::LogEntryDiscarded(elsewhere.clone()))),
+            Ok(Err(ClientWriteError::ForwardToLeader(elsewhere))),
+            Err(Fatal::Stopped),
+        ];
+        let calls = (0..4).map(|number| client.call(number)).collect();
+        settle(&client, calls, futures::stream::iter(results).boxed()).await;
+        outbox.flush(&mut sender).unwrap();
+        let mut gateway = node.attach(Role::Gateway);
+        let mut receiver = gateway.receiver(Role::Consensus, Lane::Client);
+        for number in 0..4 {
+            let (told, end) = receiver.try_recv::<FromConsensus>().unwrap().unwrap();
+            receiver.release(end);
+            let expected = FromConsensus::Proposed {
+                call: number,
+                result: Err(ConsensusError::Uncertain),
+            };
+            assert_eq!(told, expected);
+        }
     }
 }

@@ -4,10 +4,10 @@
 use crate::links::Calls;
 use crate::peer::Peers;
 use crate::peer::frame::{Call, Reply};
-use crate::session::Session;
+use crate::session::{Request, Sessions};
 use bytes::Bytes;
 use mareedb_api::{ApiError, ErrorCode};
-use mareedb_config::Config;
+use mareedb_config::{Config, MESSAGE_EXTRA_BYTES};
 use mareedb_ipc::wire::command::{
     Command, IdempotencyKey, Op, Outcome, Txn, TxnResult, encode_command,
 };
@@ -29,7 +29,7 @@ const FORWARD_LIMIT: Duration = Duration::from_secs(5);
 pub struct Core {
     calls: Arc<Calls>,
     peers: Arc<Peers>,
-    session: Arc<Session>,
+    sessions: Arc<Sessions>,
     places: Semaphore,
     /// The configuration.
     pub config: Config,
@@ -58,7 +58,7 @@ impl Core {
     pub fn new(
         calls: Arc<Calls>,
         peers: Arc<Peers>,
-        session: Arc<Session>,
+        sessions: Arc<Sessions>,
         config: Config,
     ) -> Arc<Core> {
         let places =
@@ -66,7 +66,7 @@ impl Core {
         Arc::new(Core {
             calls,
             peers,
-            session,
+            sessions,
             places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)),
             config,
             metrics: crate::metrics::Metrics::default(),
@@ -163,19 +163,20 @@ impl Core {
         let key = first_key(&txn);
         let mut uncertain = false;
         let mut last = (ErrorCode::NotReady, String::new());
-        let mut request: Option<(GroupId, crate::session::Request, Bytes)> = None;
+        let mut request: Option<(GroupId, Request, Bytes)> = None;
         loop {
             let attempt = async {
                 let (group, epoch) = self.group_of(&key)?;
                 self.open_session(group).await?;
                 if request.as_ref().is_none_or(|(of, ..)| *of != group) {
-                    let open = self.session.begin(group);
+                    let open = self.sessions.begin(group);
                     let command = encode_command(&Command::Write {
                         origin: open.origin,
                         epoch,
                         idempotency: idempotency.clone(),
                         txn: txn.clone(),
                     });
+                    self.check_command(&command)?;
                     request = Some((group, open, command));
                 }
                 let command = request
@@ -183,7 +184,7 @@ impl Core {
                     .map(|(.., command)| command.clone())
                     .unwrap_or_default();
                 let outcome = self.propose(group, command, deadline).await?;
-                Ok::<_, Attempt>((group, outcome))
+                Ok::<_, Attempt>(outcome)
             };
             let tried = match timeout_at(deadline, attempt).await {
                 Ok(tried) => tried,
@@ -192,10 +193,20 @@ impl Core {
                 Err(_) => Err(self.unready()),
             };
             match tried {
-                Ok((group, outcome)) => match outcome {
+                Ok(outcome) => match outcome {
                     Outcome::Done(result) => return Ok(result),
-                    // Nothing was applied: open it again, then ask with the same number.
-                    Outcome::SessionUnknown => self.session.set_open(group, false),
+                    // Nothing was applied now; what an earlier attempt did is forgotten with the session (ONCE-1).
+                    Outcome::SessionUnknown => {
+                        if let Some((of, lost, _)) = request.take() {
+                            self.sessions.lost(of, lost.origin.session);
+                        }
+                        if uncertain {
+                            return Err(ApiError::new(
+                                ErrorCode::OutcomeUnknown,
+                                "the gateway's session has expired before the outcome was known",
+                            ));
+                        }
+                    }
                     // The range was split or moved, and nothing was applied: route anew, with a new number.
                     Outcome::WrongEpoch { .. } => request = None,
                     other => return Err(refusal(other)),
@@ -229,26 +240,23 @@ impl Core {
     }
 
     async fn open_session(&self, group: GroupId) -> Result<(), Attempt> {
-        if self.session.is_open(group) {
+        if self.sessions.unopened(group).is_none() {
             return Ok(());
         }
-        let _one = self.session.opening.lock().await;
-        if self.session.is_open(group) {
+        let _one = self.sessions.opening.lock().await;
+        let Some(session) = self.sessions.unopened(group) else {
             return Ok(());
-        }
+        };
         let node = self
             .view()
             .and_then(|view| view.me.id)
             .ok_or_else(|| self.unready())?;
-        let command = encode_command(&Command::OpenSession {
-            session: self.session.id(),
-            node,
-        });
+        let command = encode_command(&Command::OpenSession { session, node });
         let limit = Instant::now() + FORWARD_LIMIT;
         let opened = self.propose(group, command, limit).await;
         match opened {
             Ok(Outcome::SessionOpen) => {
-                self.session.set_open(group, true);
+                self.sessions.opened(group, session);
                 Ok(())
             }
             Ok(other) => Err(Attempt::Final(refusal(other))),
@@ -259,6 +267,21 @@ impl Core {
             )),
             Err(other) => Err(other),
         }
+    }
+
+    /// Whether a command fits what carries it: the rings hold the largest request, and some more for what is around it.
+    fn check_command(&self, command: &Bytes) -> Result<(), Attempt> {
+        let max = self.config.limits.request_bytes_max + MESSAGE_EXTRA_BYTES / 2;
+        if command.len() as u64 <= max {
+            return Ok(());
+        }
+        Err(Attempt::Final(ApiError::new(
+            ErrorCode::ValueTooLarge,
+            format!(
+                "the request has {} bytes, comparisons and all branches included, at most {max} (limits.request_bytes_max)",
+                command.len()
+            ),
+        )))
     }
 
     /// One attempt to have a command applied.

@@ -26,7 +26,7 @@ use mareedb_ipc::{
 
 use peer::Peers;
 use serve::{Doors, serve};
-use session::Session;
+use session::Sessions;
 use status::Boards;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -132,7 +132,7 @@ async fn live(mut inheritance: Inheritance) -> Result<(), Ended> {
         .collect();
     let calls = Calls::new(client.clone(), readers.clone());
     let peers = Peers::new(inheritance.start(), peer.clone(), bulk.clone());
-    let core = Core::new(calls.clone(), peers.clone(), Session::new(), config);
+    let core = Core::new(calls.clone(), peers.clone(), Sessions::new(), config);
     let boards = Arc::new(Boards {
         supervisor: inheritance.peer_board(Role::Supervisor),
         storage: inheritance.peer_board(Role::Storage),

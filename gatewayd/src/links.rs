@@ -3,11 +3,12 @@
 
 use crate::peer::Peers;
 use bytes::Bytes;
+use mareedb_ipc::wire::command::Outcome;
 use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError, FromConsensus, ToConsensus};
 use mareedb_ipc::wire::peer::{PeerIn, PeerOut};
 use mareedb_ipc::wire::read::{ReadCall, ReadError, ReadReply, ReadRequest, ReadResponse};
 use mareedb_ipc::wire::view::ClusterView;
-use mareedb_ipc::wire::{GroupId, encode};
+use mareedb_ipc::wire::{GroupId, RandomId, decode, encode};
 use mareedb_ipc::{Outbox, Receiver, RingError, Sender};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -35,7 +36,25 @@ struct Reader {
 
 struct Open<T> {
     message: Vec<u8>,
-    reply: oneshot::Sender<T>,
+    reply: oneshot::Sender<(T, Sent)>,
+    sent: Sent,
+}
+
+/// How often a call was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Once,
+    /// A predecessor of who answers may have carried it out.
+    Again,
+}
+
+impl<T> Open<T> {
+    /// Sends it to the successor of who had it.
+    fn again(&mut self, outbox: &Outbox) {
+        self.sent = Sent::Again;
+        // It was taken before, so that it fits.
+        let _ = outbox.push_encoded(self.message.clone());
+    }
 }
 
 enum ConsensusReply {
@@ -48,7 +67,8 @@ impl Calls {
     /// Calls over these outboxes, one a reader.
     pub fn new(client: Arc<Outbox>, readers: Vec<Arc<Outbox>>) -> Arc<Calls> {
         Arc::new(Calls {
-            next: AtomicU64::new(1),
+            // Far from where a predecessor was: late answers to that meet nothing.
+            next: AtomicU64::new(u64::try_from(RandomId::draw().0 >> 65).expect("63 bits")),
             consensus: Mutex::default(),
             client,
             readers: readers
@@ -67,7 +87,7 @@ impl Calls {
         self.view.subscribe()
     }
 
-    async fn consensus(&self, make: impl FnOnce(u64) -> ToConsensus) -> ConsensusReply {
+    async fn consensus(&self, make: impl FnOnce(u64) -> ToConsensus) -> (ConsensusReply, Sent) {
         let call = self.next.fetch_add(1, Ordering::Relaxed);
         let message = encode(&make(call));
         let (reply, answer) = oneshot::channel();
@@ -76,16 +96,21 @@ impl Calls {
             Open {
                 message: message.clone(),
                 reply,
+                sent: Sent::Once,
             },
         );
         let _forget = Forget(|| {
             self.consensus.lock().remove(&call);
         });
-        self.client.push_encoded(message);
+        if let Err(refusal) = self.client.push_encoded(message) {
+            let refused = Err(ConsensusError::Refused(refusal.to_string()));
+            return (ConsensusReply::Proposed(refused), Sent::Once);
+        }
         // The other end lives in the table until it is answered or this future is dropped.
-        answer
-            .await
-            .unwrap_or(ConsensusReply::Proposed(Err(ConsensusError::NotReady)))
+        answer.await.unwrap_or((
+            ConsensusReply::Proposed(Err(ConsensusError::NotReady)),
+            Sent::Again,
+        ))
     }
 
     /// Proposes a command on this node. Waits across restarts of consensusd, which is asked again; cancelling it forgets the
@@ -102,7 +127,16 @@ impl Calls {
             })
             .await
         {
-            ConsensusReply::Proposed(result) => result,
+            (ConsensusReply::Proposed(result), Sent::Once) => result,
+            // A predecessor of the consensusd that answers may have proposed it: that it was not proposed now, or that its
+            // session is over now, says nothing of then.
+            (ConsensusReply::Proposed(result), Sent::Again) => match result {
+                Ok(outcome) => match decode(&outcome) {
+                    Ok(Outcome::SessionUnknown) => Err(ConsensusError::Uncertain),
+                    _ => Ok(outcome),
+                },
+                Err(_) => Err(ConsensusError::Uncertain),
+            },
             _ => Err(ConsensusError::NotReady),
         }
     }
@@ -116,8 +150,8 @@ impl Calls {
             .consensus(|call| ToConsensus::ReadIndex { call, group })
             .await
         {
-            ConsensusReply::Index(result) => result,
-            ConsensusReply::Proposed(Err(error)) => Err(error),
+            (ConsensusReply::Index(result), _) => result,
+            (ConsensusReply::Proposed(Err(error)), _) => Err(error),
             _ => Err(ConsensusError::NotReady),
         }
     }
@@ -131,7 +165,7 @@ impl Calls {
             .consensus(|call| ToConsensus::Admin { call, request })
             .await
         {
-            ConsensusReply::Admin(result) => result,
+            (ConsensusReply::Admin(result), _) => result,
             _ => Err(ConsensusError::NotReady),
         }
     }
@@ -156,13 +190,19 @@ impl Calls {
             Open {
                 message: message.clone(),
                 reply,
+                sent: Sent::Once,
             },
         );
         let _forget = Forget(|| {
             reader.open.lock().remove(&call);
         });
-        reader.outbox.push_encoded(message);
-        answer.await.unwrap_or(Err(ReadError::NotApplied))
+        if let Err(refusal) = reader.outbox.push_encoded(message) {
+            return Err(ReadError::Storage(refusal.to_string()));
+        }
+        match answer.await {
+            Ok((result, _)) => result,
+            Err(_) => Err(ReadError::NotApplied),
+        }
     }
 
     fn told(&self, message: FromConsensus, peers: &Arc<Peers>) {
@@ -171,8 +211,8 @@ impl Calls {
                 tracing::info!(epoch, "consensusd is up");
                 // It has forgotten what it was asked; the state machine makes a repeated command take effect once.
                 peers.tell_again();
-                for open in self.consensus.lock().values() {
-                    self.client.push_encoded(open.message.clone());
+                for open in self.consensus.lock().values_mut() {
+                    open.again(&self.client);
                 }
             }
             FromConsensus::Proposed { call, result } => {
@@ -194,7 +234,7 @@ impl Calls {
     fn answer(&self, call: u64, reply: ConsensusReply) {
         let open = self.consensus.lock().remove(&call);
         if let Some(open) = open {
-            let _ = open.reply.send(reply);
+            let _ = open.reply.send((reply, open.sent));
         }
     }
 
@@ -203,21 +243,22 @@ impl Calls {
         match reply {
             ReadReply::Up { epoch } => {
                 tracing::info!(epoch, reader = at, "a reader is up");
-                for open in reader.open.lock().values() {
-                    reader.outbox.push_encoded(open.message.clone());
+                for open in reader.open.lock().values_mut() {
+                    open.again(&reader.outbox);
                 }
             }
             ReadReply::Reply { call, result } => {
                 let open = reader.open.lock().remove(&call);
                 if let Some(open) = open {
-                    let _ = open.reply.send(result);
+                    let _ = open.reply.send((result, open.sent));
                 }
             }
         }
     }
 }
 
-struct Forget<F: FnMut()>(F);
+/// Calls something when it is dropped.
+pub(crate) struct Forget<F: FnMut()>(pub(crate) F);
 impl<F: FnMut()> Drop for Forget<F> {
     fn drop(&mut self) {
         (self.0)();
@@ -263,9 +304,11 @@ pub struct Pump {
 impl Pump {
     /// Announces this incarnation.
     pub fn hello(&self) {
-        self.client.push(&ToConsensus::Hello {
+        let hello = ToConsensus::Hello {
             epoch: self.lanes.to_client.epoch(),
-        });
+        };
+        // A hello always fits.
+        let _ = self.client.push(&hello);
     }
 
     /// One turn. `true`: nothing to do until somebody rings or wakes.
@@ -320,8 +363,16 @@ fn drain<T: serde::de::DeserializeOwned>(
 
 /// Sends what came from a peer to consensusd.
 pub fn deliver(outbox: &Outbox, message: &PeerIn) {
-    // A frame that finds no room is lost like one on a broken stream: its owner asks again.
-    if outbox.try_push(message).is_err() {
-        tracing::debug!("no room for a frame of a peer");
+    let pushed = match message {
+        // A frame that finds no room is lost like one on a broken stream: its owner asks again.
+        PeerIn::Frame { .. } => outbox.try_push(message),
+        // What becomes of streams is told once, and is small.
+        _ => outbox.push(message),
+    };
+    if let Err(refusal) = pushed {
+        tracing::debug!(%refusal, "a frame of a peer is dropped");
     }
 }
+
+#[cfg(test)]
+mod tests;

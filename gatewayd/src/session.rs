@@ -1,4 +1,7 @@
-//! This gateway's session: who asks, so that each command takes effect once (ONCE-1).
+//! This gateway's sessions: who asks, so that each command takes effect once (ONCE-1).
+//!
+//! It has one in each group. A session that its group does not know any more is never opened again: with it the group has
+//! forgotten what it answered, so that a repeat would take effect a second time. Another one takes its place.
 
 use mareedb_ipc::wire::command::SessionRef;
 use mareedb_ipc::wire::{GroupId, RandomId};
@@ -6,62 +9,78 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// The session of one gateway incarnation, in all groups.
-pub struct Session {
-    id: RandomId,
-    groups: Mutex<BTreeMap<GroupId, Group>>,
+/// The sessions of one gateway incarnation, one a group.
+pub struct Sessions {
+    groups: Mutex<BTreeMap<GroupId, Session>>,
     /// One opens, the others wait.
     pub(crate) opening: tokio::sync::Mutex<()>,
 }
 
-#[derive(Default)]
-struct Group {
+struct Session {
+    id: RandomId,
     open: bool,
-    next: u64,
+    last: u64,
     outstanding: BTreeSet<u64>,
 }
 
 impl Session {
-    /// A session that no group knows yet.
-    pub fn new() -> Arc<Session> {
-        Arc::new(Session {
+    fn new() -> Session {
+        Session {
             id: RandomId::draw(),
+            open: false,
+            last: 0,
+            outstanding: BTreeSet::new(),
+        }
+    }
+}
+
+impl Sessions {
+    /// Sessions that no group knows yet.
+    pub fn new() -> Arc<Sessions> {
+        Arc::new(Sessions {
             groups: Mutex::default(),
             opening: tokio::sync::Mutex::new(()),
         })
     }
 
-    /// Its id.
-    pub fn id(&self) -> RandomId {
-        self.id
+    /// The id of a group's session, if the group is still to be told of it.
+    pub fn unopened(&self, group: GroupId) -> Option<RandomId> {
+        let mut groups = self.groups.lock();
+        let session = groups.entry(group).or_insert_with(Session::new);
+        (!session.open).then_some(session.id)
     }
 
-    /// Whether the group knows it, as far as this gateway knows.
-    pub fn is_open(&self, group: GroupId) -> bool {
-        self.groups
-            .lock()
-            .get(&group)
-            .is_some_and(|group| group.open)
+    /// The group knows the session now.
+    pub fn opened(&self, group: GroupId, id: RandomId) {
+        if let Some(session) = self.groups.lock().get_mut(&group)
+            && session.id == id
+        {
+            session.open = true;
+        }
     }
 
-    /// Notes whether the group knows it.
-    pub fn set_open(&self, group: GroupId, open: bool) {
-        self.groups.lock().entry(group).or_default().open = open;
+    /// The group does not know the session: another one takes its place, unless that has happened already.
+    pub fn lost(&self, group: GroupId, id: RandomId) {
+        if let Some(session) = self.groups.lock().get_mut(&group)
+            && session.id == id
+        {
+            *session = Session::new();
+        }
     }
 
     /// The next request number; everything below the lowest open one is answered.
     pub fn begin(self: &Arc<Self>, group: GroupId) -> Request {
         let mut groups = self.groups.lock();
-        let state = groups.entry(group).or_default();
-        state.next += 1;
-        let sequence = state.next;
-        state.outstanding.insert(sequence);
-        let low_water = *state.outstanding.first().expect("just inserted");
+        let session = groups.entry(group).or_insert_with(Session::new);
+        session.last += 1;
+        let sequence = session.last;
+        session.outstanding.insert(sequence);
+        let low_water = *session.outstanding.first().expect("just inserted");
         Request {
-            session: self.clone(),
+            sessions: self.clone(),
             group,
             origin: SessionRef {
-                session: self.id,
+                session: session.id,
                 sequence,
                 low_water,
             },
@@ -71,7 +90,7 @@ impl Session {
 
 /// An open request. Dropping it gives its number up: a copy of it that is applied later is refused.
 pub struct Request {
-    session: Arc<Session>,
+    sessions: Arc<Sessions>,
     group: GroupId,
     /// What goes into the command.
     pub origin: SessionRef,
@@ -79,8 +98,10 @@ pub struct Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        if let Some(state) = self.session.groups.lock().get_mut(&self.group) {
-            state.outstanding.remove(&self.origin.sequence);
+        if let Some(session) = self.sessions.groups.lock().get_mut(&self.group)
+            && session.id == self.origin.session
+        {
+            session.outstanding.remove(&self.origin.sequence);
         }
     }
 }
@@ -92,14 +113,35 @@ mod tests {
 
     #[test]
     fn the_low_water_mark_stays_below_every_open_request() {
-        let session = Session::new();
-        let first = session.begin(FIRST_DATA_GROUP);
-        let second = session.begin(FIRST_DATA_GROUP);
+        let sessions = Sessions::new();
+        let first = sessions.begin(FIRST_DATA_GROUP);
+        let second = sessions.begin(FIRST_DATA_GROUP);
         assert_eq!((first.origin.sequence, first.origin.low_water), (1, 1));
         assert_eq!((second.origin.sequence, second.origin.low_water), (2, 1));
         drop(first);
-        assert_eq!(session.begin(FIRST_DATA_GROUP).origin.low_water, 2);
+        assert_eq!(sessions.begin(FIRST_DATA_GROUP).origin.low_water, 2);
         drop(second);
-        assert_eq!(session.begin(FIRST_DATA_GROUP).origin.low_water, 4);
+        assert_eq!(sessions.begin(FIRST_DATA_GROUP).origin.low_water, 4);
+    }
+
+    #[test]
+    fn once_1_a_session_that_was_lost_is_never_opened_again() {
+        let sessions = Sessions::new();
+        let id = sessions.unopened(FIRST_DATA_GROUP).unwrap();
+        sessions.opened(FIRST_DATA_GROUP, id);
+        assert_eq!(sessions.unopened(FIRST_DATA_GROUP), None);
+        let request = sessions.begin(FIRST_DATA_GROUP);
+        assert_eq!(request.origin.session, id);
+        sessions.lost(FIRST_DATA_GROUP, id);
+        let next = sessions.unopened(FIRST_DATA_GROUP).unwrap();
+        assert_ne!(next, id);
+        // Late words about the old one change nothing, nor do its requests.
+        sessions.opened(FIRST_DATA_GROUP, id);
+        sessions.lost(FIRST_DATA_GROUP, id);
+        assert_eq!(sessions.unopened(FIRST_DATA_GROUP), Some(next));
+        let other = sessions.begin(FIRST_DATA_GROUP);
+        assert_eq!((other.origin.session, other.origin.sequence), (next, 1));
+        drop(request);
+        assert_eq!(sessions.begin(FIRST_DATA_GROUP).origin.low_water, 1);
     }
 }

@@ -31,11 +31,13 @@ struct Queue {
 }
 
 /// Why a message was not taken.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The queue is full.
+    #[error("too much waits for room in the ring")]
     Full,
     /// It has so many bytes, and would never fit the ring.
+    #[error("a message of {0} bytes does not fit the ring")]
     TooLarge(usize),
 }
 
@@ -51,17 +53,27 @@ impl Outbox {
     }
 
     /// Adds a message whose place was reserved by the call that it answers, however full the queue is.
-    pub fn push<T: Serialize>(&self, message: &T) {
-        self.push_encoded(encode(message));
+    ///
+    /// # Errors
+    /// It can never fit, and was not taken.
+    pub fn push<T: Serialize>(&self, message: &T) -> Result<(), Refusal> {
+        self.push_encoded(encode(message))
     }
 
     /// [`Outbox::push`] of a message in its encoding.
-    pub fn push_encoded(&self, message: Vec<u8>) {
+    ///
+    /// # Errors
+    /// It can never fit, and was not taken.
+    pub fn push_encoded(&self, message: Vec<u8>) -> Result<(), Refusal> {
+        if message.len() > self.message_max {
+            return Err(Refusal::TooLarge(message.len()));
+        }
         let mut queue = self.queue.lock();
         queue.bytes += message.len();
         queue.messages.push_back(message);
         drop(queue);
         self.alarm.wake();
+        Ok(())
     }
 
     /// Adds a message unless the queue is full.
@@ -72,12 +84,7 @@ impl Outbox {
         if self.queue.lock().bytes >= self.bytes_max {
             return Err(Refusal::Full);
         }
-        let message = encode(message);
-        if message.len() > self.message_max {
-            return Err(Refusal::TooLarge(message.len()));
-        }
-        self.push_encoded(message);
-        Ok(())
+        self.push(message)
     }
 
     /// Drops all that waits: nobody is there who would understand it.
@@ -91,7 +98,7 @@ impl Outbox {
     /// room.
     ///
     /// # Errors
-    /// The ring is corrupt, or a message can never fit.
+    /// The ring is corrupt.
     pub fn flush(&self, sender: &mut Sender) -> Result<bool, RingError> {
         let mut queue = self.queue.lock();
         loop {
@@ -140,6 +147,7 @@ mod tests {
             outbox.try_push(&huge),
             Err(Refusal::TooLarge(bytes)) if bytes > sender.max_message()
         ));
+        assert!(outbox.push(&huge).is_err());
         let mut added = 0_u64;
         let filler = vec![7_u8; 512];
         while outbox.try_push(&(added, &filler)).is_ok() {
@@ -156,7 +164,7 @@ mod tests {
                 taken += 1;
             }
         }
-        outbox.push(&(added, &filler));
+        assert_eq!(outbox.push(&(added, &filler)), Ok(()), "however full it is");
         outbox.clear();
         assert!(outbox.flush(&mut sender).unwrap());
         assert!(receiver.try_recv::<(u64, Vec<u8>)>().unwrap().is_none());

@@ -64,6 +64,8 @@ pub struct Formation {
     me: Facts,
     peers: Vec<String>,
     at_least: u32,
+    /// By its configuration it is a cluster of its own: others are not listened to before it is formed.
+    alone: bool,
     identity: Identity,
     accepted: Option<Proposal>,
     seen: BTreeMap<String, Seen>,
@@ -156,6 +158,7 @@ impl Formation {
             } else {
                 config.cluster.replication_factor
             },
+            alone,
             me,
             identity,
             accepted,
@@ -343,6 +346,9 @@ impl Formation {
         message: Message,
         now: u64,
     ) -> Vec<Action> {
+        if self.alone && self.formed().is_none() {
+            return Vec::new();
+        }
         match message {
             Message::Hello {
                 facts,

@@ -396,3 +396,58 @@ fn strangers_are_told_why_they_are_not_let_in() {
         Some("WAITING_FOR_ADD_NODE")
     );
 }
+
+#[test]
+fn a_node_alone_listens_to_nobody_before_it_has_formed() {
+    let mut draws = 0;
+    let mut alone = Formation::new(
+        &Config::default(),
+        "alone",
+        &addr(1),
+        "10.0.0.1:8080",
+        &[],
+        Box::new(move || {
+            draws += 1;
+            RandomId(draws)
+        }),
+    )
+    .unwrap();
+    // Its first record is being written while another node, which has it among its peers, says hello again and again.
+    let other = RandomId(99);
+    let hello = |met: BTreeSet<RandomId>| Message::Hello {
+        facts: Facts {
+            name: "other".into(),
+            incarnation: other,
+            addr: addr(2),
+            rest_addr: "10.0.0.2:8080".into(),
+        },
+        met,
+        peers: vec![addr(1)],
+        cluster: None,
+        at_least: 3,
+    };
+    let mut now = 0;
+    let mut writing = VecDeque::new();
+    while alone.formed().is_none() {
+        now += STEP_MS;
+        assert!(now < 10_000, "{:?}", alone.forming());
+        let both = BTreeSet::from([other, alone.incarnation()]);
+        assert_eq!(alone.message(&addr(2), other, hello(both), now), []);
+        if let Some(name) = writing.pop_front() {
+            let name: String = name;
+            alone.saved(&name);
+        }
+        for action in alone.tick(now) {
+            if let Action::Save(record) = action {
+                writing.push_back(record.name);
+            }
+        }
+    }
+    assert_eq!(alone.formed().unwrap().members.len(), 1);
+    // From then on it answers: there is a cluster without the other.
+    let answers = alone.message(&addr(2), other, hello(BTreeSet::from([other])), now);
+    assert!(matches!(
+        &answers[..],
+        [Action::Send(_, Message::Refuse(_))]
+    ));
+}

@@ -16,6 +16,7 @@ impl Host {
                 ToConsensus::Hello { epoch } => {
                     tracing::info!(epoch, "gatewayd is up");
                     self.client.born();
+                    self.exchange.reborn();
                     // It may have attached before this process did, and holds calls that a predecessor took.
                     self.hello_to_gateway();
                     self.sent_view = None;

@@ -115,8 +115,11 @@ pub struct Host {
     stable: Vec<(GroupId, Option<NodeId>, u64)>,
     draining: bool,
     stalled: bool,
-    /// Groups that have ended and wait for what storaged holds of them.
-    ended: BTreeSet<GroupId>,
+    /// Groups that have ended and wait for what storaged holds of them, with the number of the Hello that asked for it: an
+    /// answer to an earlier one is from before they ended.
+    ended: BTreeMap<GroupId, u64>,
+    /// The number of the last Hello to storaged.
+    hello: u64,
     /// Groups that met a storage error: their leadership is not restored in this process.
     unsound: BTreeSet<GroupId>,
     /// How often a group has ended.
@@ -188,14 +191,15 @@ impl Host {
             stable: Vec::new(),
             draining: false,
             stalled: false,
-            ended: BTreeSet::new(),
+            ended: BTreeMap::new(),
+            hello: 0,
             unsound: BTreeSet::new(),
             failures: 0,
         }
     }
 
     /// Announces this incarnation to both neighbours.
-    pub fn hello(&self) {
+    pub fn hello(&mut self) {
         self.hello_to_gateway();
         self.hello_to_storage();
     }
@@ -207,11 +211,13 @@ impl Host {
     }
 
     /// storaged finishes all that is in the ring, then tells what it holds.
-    fn hello_to_storage(&self) {
-        let link = self.link.clone();
+    fn hello_to_storage(&mut self) {
+        self.hello += 1;
+        let (link, number) = (self.link.clone(), self.hello);
         tokio::spawn(async move {
             let epoch = link.epoch();
-            link.send(&ToStorage::Hello { epoch }, Done::Nobody).await;
+            link.send(&ToStorage::Hello { epoch, number }, Done::Nobody)
+                .await;
         });
     }
 
@@ -254,12 +260,13 @@ impl Host {
             match self.link.receive(message) {
                 Some(FromStorage::Bootstrapped {
                     epoch,
+                    number,
                     generation,
                     replicas,
                     records,
                     ..
                 }) if epoch == self.link.epoch() => {
-                    self.bootstrap(generation, replicas, &records);
+                    self.bootstrap(number, generation, replicas, &records);
                 }
                 Some(FromStorage::Up { .. }) => self.apply_again(),
                 _ => {}
@@ -270,6 +277,7 @@ impl Host {
 
     fn bootstrap(
         &mut self,
+        number: u64,
         generation: RandomId,
         replicas: Vec<ReplicaState>,
         records: &[NodeRecord],
@@ -280,7 +288,12 @@ impl Host {
         });
         if again.is_some() {
             // Asked for by groups that have ended, see `watch_groups`.
-            for group in std::mem::take(&mut self.ended) {
+            let told: Vec<GroupId> = self
+                .ended
+                .extract_if(.., |_, asked| *asked <= number)
+                .map(|(group, _)| group)
+                .collect();
+            for group in told {
                 self.start_replica(group);
             }
             return;
@@ -295,7 +308,13 @@ impl Host {
             records,
             Box::new(RandomId::draw),
         ) {
-            Ok(formation) => self.formation = Some(formation),
+            Ok(mut formation) => {
+                // Streams that outlived a predecessor of this process may have been told of before.
+                for (addr, incarnation) in self.peers.connected() {
+                    formation.connected(addr, incarnation);
+                }
+                self.formation = Some(formation);
+            }
             Err(reason) => {
                 tracing::error!(code = reason.code, "{}", reason.message);
                 self.refused = Some(reason);
@@ -326,8 +345,8 @@ impl Host {
                     self.replicas.insert(replica.group(), (replica, range));
                 }
                 Event::Ended(group) => {
-                    self.ended.insert(group);
                     self.hello_to_storage();
+                    self.ended.insert(group, self.hello);
                 }
                 Event::Broken(why) => panic!("a replica cannot start: {why}"),
             }

@@ -206,8 +206,8 @@ impl Running<'_> {
                 .clone()
         };
         match message {
-            ToStorage::Hello { epoch } => {
-                let answer = bootstrapped(&content, epoch, self.generation);
+            ToStorage::Hello { epoch, number } => {
+                let answer = bootstrapped(&content, epoch, number, self.generation);
                 self.answers.push_back(answer);
             }
             ToStorage::Request { request, body } => {
@@ -383,7 +383,7 @@ fn failed(why: &str) -> StorageAnswer {
     }
 }
 
-fn bootstrapped(content: &Content, epoch: u64, generation: RandomId) -> FromStorage {
+fn bootstrapped(content: &Content, epoch: u64, number: u64, generation: RandomId) -> FromStorage {
     let replicas = content
         .groups
         .iter()
@@ -405,6 +405,7 @@ fn bootstrapped(content: &Content, epoch: u64, generation: RandomId) -> FromStor
         .collect();
     FromStorage::Bootstrapped {
         epoch,
+        number,
         generation,
         replicas,
         records: content.records.values().cloned().collect(),

@@ -27,6 +27,9 @@ const CHUNK_BYTES: u32 = 64 << 10;
 /// Requests of a stream without an answer; more wait in openraft, not in rings and outboxes.
 const OPEN_MAX: u64 = 64;
 
+/// How long a part of a snapshot may take, the last one's installation included. An answer that was lost is waited for as long.
+const PART_LIMIT: Duration = Duration::from_secs(30);
+
 /// Makes the connections of a group's replica.
 #[derive(Clone)]
 pub struct Factory {
@@ -168,11 +171,13 @@ impl Connection {
                 chunk,
                 finish: next.is_none().then(|| (vote, meta.clone())),
             };
-            let answer = self
-                .exchange
-                .ask(Way::Bulk, &self.addr, self.route, ask)
-                .await
-                .map_err(|lost| StreamingError::from(failed(lost)))?;
+            let asked = self.exchange.ask(Way::Bulk, &self.addr, self.route, ask);
+            let Ok(answer) = tokio::time::timeout(PART_LIMIT, asked).await else {
+                return Err(StreamingError::Network(NetworkError::from_string(
+                    "a part of the snapshot is not answered in time",
+                )));
+            };
+            let answer = answer.map_err(|lost| StreamingError::from(failed(lost)))?;
             match (answer, next) {
                 (Answer::Installed(vote), None) => return Ok(SnapshotResponse::new(vote)),
                 (Answer::Taken, Some(next)) => cursor = next,

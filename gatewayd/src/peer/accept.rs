@@ -4,9 +4,10 @@ use super::frame::{Call, Codec, Frame, Purpose, Reply};
 use super::{Peers, objection};
 use crate::core::Core;
 use futures::{SinkExt, StreamExt};
-use mareedb_ipc::wire::NodeId;
-use mareedb_ipc::wire::gateway::AdminRequest;
+use mareedb_ipc::wire::command::Command;
+use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError};
 use mareedb_ipc::wire::peer::{PeerHello, PeerIn};
+use mareedb_ipc::wire::{NodeId, decode};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -120,9 +121,14 @@ async fn serve_calls(core: Arc<Core>, framed: Framed<TcpStream, Codec>) -> io::R
 
 async fn answer(core: &Core, call: Call, limit: Duration) -> Reply {
     match call {
-        Call::Propose { group, command } => {
-            Reply::Proposed(core.calls().propose(group, command).await)
-        }
+        Call::Propose { group, command } => Reply::Proposed(match decode(&command) {
+            // What is in the log is applied by all: nothing gets there that cannot be read, or that no gateway asks for.
+            Ok(Command::Write { .. } | Command::OpenSession { .. }) => {
+                core.calls().propose(group, command).await
+            }
+            Ok(_) => Err(ConsensusError::Refused("no command of a gateway".into())),
+            Err(error) => Err(ConsensusError::Refused(error.to_string())),
+        }),
         Call::Read(read) => Reply::Read(core.read_here(read, limit).await),
         Call::Transfer { to } => {
             let to = to.map(NodeId);

@@ -8,7 +8,7 @@ pub mod frame;
 
 pub use accept::serve;
 
-use crate::links::deliver;
+use crate::links::{Forget, deliver};
 use bytes::Bytes;
 use frame::{Call, Frame, Purpose, Reply};
 use mareedb_ipc::Outbox;
@@ -186,15 +186,16 @@ impl Peers {
             Some(live) => live.calls.insert(number, reply),
             None => return Err(Lost),
         };
+        let _forget = Forget(|| {
+            if let Some(live) = queue.up.lock().as_mut() {
+                live.calls.remove(&number);
+            }
+        });
         let ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
         if !queue.push(Frame::Call(number, ms, Box::new(call))) {
             return Err(Lost);
         }
-        let answer = answer.await.map_err(|_| Lost);
-        if let Some(live) = queue.up.lock().as_mut() {
-            live.calls.remove(&number);
-        }
-        answer
+        answer.await.map_err(|_| Lost)
     }
 
     /// Tells a new consensusd which streams are up: they have outlived its predecessor.

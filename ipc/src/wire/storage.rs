@@ -34,10 +34,12 @@ pub struct LogEntry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToStorage {
     /// A consensusd incarnation attached. storaged finishes every earlier operation in the ring, then answers with
-    /// [`FromStorage::Bootstrapped`] carrying the same epoch.
+    /// [`FromStorage::Bootstrapped`] carrying the same epoch and number.
     Hello {
         /// The side's epoch.
         epoch: u64,
+        /// Which Hello of this incarnation it is: it says another one for the state at a later moment.
+        number: u64,
     },
     /// Creates an empty replica; creating an existing one with the same replica id changes nothing. Durable.
     CreateReplica {
@@ -248,6 +250,8 @@ pub enum FromStorage {
     Bootstrapped {
         /// The epoch of the Hello that is answered.
         epoch: u64,
+        /// Its number.
+        number: u64,
         /// Generation of the log lane's ring.
         generation: RandomId,
         /// The shard's replicas.

@@ -8,7 +8,7 @@ use mareedb_ipc::wire::storage::{FromStorage, ReplicaState, SnapshotMeta, Storag
 
 impl Steps {
     /// Answers a new consensusd: everything in the ring before its Hello is durable now.
-    pub(super) fn bootstrapped(&self, epoch: u64) {
+    pub(super) fn bootstrapped(&self, epoch: u64, number: u64) {
         let nothing = || SnapshotMeta {
             last_applied: None,
             membership: None,
@@ -32,6 +32,7 @@ impl Steps {
             .collect();
         let message = FromStorage::Bootstrapped {
             epoch,
+            number,
             generation: self.receiver.generation(),
             replicas,
             records: log.index.records.values().cloned().collect(),

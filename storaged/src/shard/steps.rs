@@ -44,7 +44,7 @@ enum What {
     /// An operation: durable is done.
     Operation,
     /// A new consensusd.
-    Hello { epoch: u64 },
+    Hello { epoch: u64, number: u64 },
     /// A request.
     Request { request: u64, body: StorageRequest },
     /// An answer that was waiting.
@@ -235,7 +235,7 @@ impl Steps {
             };
             match step.what {
                 What::Operation => {}
-                What::Hello { epoch } => self.bootstrapped(epoch),
+                What::Hello { epoch, number } => self.bootstrapped(epoch, number),
                 What::Request { request, body } => self.dispatch(request, body)?,
                 What::Answer { request, body } => self.answers.answer(request, body),
             }
@@ -373,8 +373,10 @@ impl Steps {
             position: end,
         };
         let change = match message {
-            ToStorage::Hello { epoch } => {
-                pending.steps.push((Some(end), What::Hello { epoch }));
+            ToStorage::Hello { epoch, number } => {
+                pending
+                    .steps
+                    .push((Some(end), What::Hello { epoch, number }));
                 return Ok(());
             }
             ToStorage::Request { request, body } => {

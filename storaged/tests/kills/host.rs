@@ -278,7 +278,7 @@ impl Host {
         }
         let epoch = self.next_epoch;
         self.next_epoch += 1;
-        self.send(&ToStorage::Hello { epoch });
+        self.send(&ToStorage::Hello { epoch, number: 0 });
         self.publish();
         loop {
             match self.bootstrapped.take() {

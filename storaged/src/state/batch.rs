@@ -6,6 +6,8 @@ use super::keys;
 use super::records::{self, System};
 use super::tree::{Changes, Pin};
 use serde::Serialize;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::Bound;
 
 /// Keyspaces whose content replicas must agree on (DET-1). History and garbage differ by when they are collected, and what
@@ -35,6 +37,8 @@ struct Undo {
 /// An open batch.
 pub(super) struct Batch {
     base: Pin,
+    /// What was read from below: an entry looks at the same pairs several times, and so does the next.
+    known: RefCell<HashMap<Vec<u8>, Option<Vec<u8>>>>,
     changes: Changes,
     undo: Option<Undo>,
     pub(super) system: System,
@@ -44,6 +48,7 @@ impl Batch {
     pub(super) fn new(base: Pin, system: System) -> Batch {
         Batch {
             base,
+            known: RefCell::default(),
             changes: Changes::new(),
             undo: None,
             system,
@@ -53,7 +58,14 @@ impl Batch {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self.changes.get(key) {
             Some(change) => Ok(change.clone()),
-            None => self.base.get(key),
+            None => {
+                if let Some(known) = self.known.borrow().get(key) {
+                    return Ok(known.clone());
+                }
+                let found = self.base.get(key)?;
+                self.known.borrow_mut().insert(key.to_vec(), found.clone());
+                Ok(found)
+            }
         }
     }
 

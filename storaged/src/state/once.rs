@@ -7,7 +7,7 @@ use super::StoreError;
 use super::apply::Now;
 use super::batch::Batch;
 use super::keys;
-use super::records::{self, Idempotent, Session};
+use super::records::{self, Idempotent, NEVER, Session};
 use super::tree::after_prefix;
 use super::txn;
 use mareedb_ipc::wire::command::{IdempotencyKey, Outcome, SessionRef, Txn};
@@ -17,6 +17,10 @@ use std::ops::Bound;
 /// Expired idempotency keys that one entry clears away. More than one, so that clearing is faster than filling: a command
 /// is refused for too many keys only when that many are live.
 const EXPIRE_AT_ONCE: usize = 64;
+/// So many numbers are looked up one by one, which costs less than a range: that steps over all that was removed before.
+const ONE_BY_ONE_MAX: u64 = 64;
+/// While there is room for more keys, expired ones stay for so long, in logged time: one look finds many of them.
+const EXPIRY_SLACK_MS: u64 = 1_000;
 /// Longest idempotency key.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
@@ -107,6 +111,17 @@ fn forget_results(
     from: u64,
     to: Option<u64>,
 ) -> Result<(), StoreError> {
+    if let Some(to) = to
+        && to - from <= ONE_BY_ONE_MAX
+    {
+        for number in from..to {
+            let key = keys::result(session, number);
+            if batch.get(&key)?.is_some() {
+                batch.remove(key)?;
+            }
+        }
+        return Ok(());
+    }
     let from = keys::result(session, from);
     let end = match to {
         Some(to) => Bound::Excluded(keys::result(session, to)),
@@ -136,19 +151,26 @@ pub(super) fn expire_keys(batch: &mut Batch, now: &Now) -> Result<(), StoreError
         .revision
         .unix_ms()
         .saturating_sub(now.rules.idempotency_ttl_ms);
+    // What is expired and still there counts for nothing but the number of keys.
+    let full = batch.system.idempotent >= now.rules.idempotency_keys_max;
+    let slack = if full { 0 } else { EXPIRY_SLACK_MS };
+    let due = Revision::from_unix_ms(horizon.saturating_sub(slack));
     let horizon = Revision::from_unix_ms(horizon);
-    if horizon <= batch.system.expired {
+    if horizon <= batch.system.expired || due <= batch.system.next_expiry {
         return Ok(());
     }
     // From where the last look ended: what was removed before it still costs time to step over.
     let from = keys::expiry(batch.system.expired, "");
-    let end = Bound::Excluded(keys::expiry(horizon, ""));
-    let old = batch.range(from, end, EXPIRE_AT_ONCE)?;
-    let all = old.len() < EXPIRE_AT_ONCE;
+    let old = batch.range(from, after_prefix(b"e"), EXPIRE_AT_ONCE + 1)?;
+    let mut next = None;
     let mut last = horizon;
-    for (key, _) in old {
+    for (count, (key, _)) in old.into_iter().enumerate() {
         let (at, name) = keys::parse_expiry(&key)
             .ok_or_else(|| StoreError::Damaged("an idempotency key's expiry".into()))?;
+        if at >= horizon || count == EXPIRE_AT_ONCE {
+            next = Some(at);
+            break;
+        }
         last = at;
         let record = keys::idempotency(name);
         // A key that expired and was used again has a later expiry of its own.
@@ -161,7 +183,12 @@ pub(super) fn expire_keys(batch: &mut Batch, now: &Now) -> Result<(), StoreError
         }
         batch.remove(key)?;
     }
-    batch.system.expired = if all { horizon } else { last };
+    // Some may be left that are due.
+    batch.system.expired = match next {
+        Some(next) if next < horizon => last,
+        _ => horizon,
+    };
+    batch.system.next_expiry = next.unwrap_or(NEVER);
     Ok(())
 }
 
@@ -209,6 +236,7 @@ fn keyed(
         };
         batch.put(record, &used)?;
         batch.put(keys::expiry(now.revision, &key), &())?;
+        batch.system.next_expiry = batch.system.next_expiry.min(now.revision);
         if !expired {
             batch.system.idempotent += 1;
         }

@@ -15,6 +15,9 @@ const VERSION: u8 = 3;
 /// Bytes of the state record before its body: the version, and a CRC-32C of the body.
 const HEAD_BYTES: usize = 5;
 
+/// Later than anything.
+pub(super) const NEVER: Revision = Revision(u64::MAX);
+
 /// A version of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Version {
@@ -53,6 +56,8 @@ pub(super) struct System {
     pub(super) idempotent: u64,
     /// Idempotency keys used before this have expired and are gone: where to look for the next.
     pub(super) expired: Revision,
+    /// No idempotency key that is kept was used before this.
+    pub(super) next_expiry: Revision,
     /// Sum of the hashes of everything that replicas must agree on.
     pub(super) digest: u128,
     /// What outcomes depend on, as the last leader declared it.
@@ -78,6 +83,7 @@ impl System {
             data_bytes: 0,
             idempotent: 0,
             expired: Revision(0),
+            next_expiry: NEVER,
             digest: 0,
             rules: rules.clone(),
             oldest: Revision(0),

@@ -108,7 +108,7 @@ pub struct Storage {
     pub readers: u32,
     /// Size of a log segment; segments are pre-written and recycled.
     pub segment_bytes: u64,
-    /// Log bytes kept per shard before snapshots let older entries go.
+    /// Bytes of log files kept per shard before snapshots let older entries go.
     pub log_retain_bytes: u64,
     /// Recent log entries kept in memory, per daemon that caches them.
     pub log_cache_bytes: u64,
@@ -129,7 +129,7 @@ impl Default for Storage {
             shards: 0,
             readers: 1,
             segment_bytes: 16 << 20,
-            log_retain_bytes: 64 << 20,
+            log_retain_bytes: 32 << 20,
             log_cache_bytes: 16 << 20,
             unflushed_bytes_max: 8 << 20,
             cache_bytes: 32 << 20,

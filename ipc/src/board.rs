@@ -46,6 +46,8 @@ pub enum Gauge {
     Elections,
     /// Peers that are connected.
     PeersUp,
+    /// Bytes of the files that the log takes.
+    LogFileBytes,
 }
 
 /// A small record that a process shows.

@@ -155,8 +155,14 @@ fn open_shard(
         incarnation: answers.epoch(),
         acknowledged: ends.get(number),
     };
+    let began = Instant::now();
     let log = Log::open(&mut disk, options, &|| board.beat())
         .map_err(|error| told(Ended::from(error)))?;
+    tracing::info!(
+        took_ms = began.elapsed().as_millis(),
+        units = log.durable(),
+        "the log is read back"
+    );
     let fresh = log.index.groups.is_empty() && log.index.records.is_empty();
     // A replica that the log knows and the store does not was created in the moment of a crash.
     for (group, state) in &log.index.groups {

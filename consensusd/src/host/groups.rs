@@ -71,8 +71,17 @@ impl Host {
     /// Lets a group's log go that is larger than its share of `storage.log_retain_bytes`, once a snapshot covers it.
     pub(super) fn bound_logs(&self) {
         let groups = self.replicas.len().max(1) as u64;
-        let share = self.config.storage.log_retain_bytes / groups;
+        let retain = self.config.storage.log_retain_bytes;
+        let files = self.storage_board.get(Gauge::LogFileBytes);
         for (replica, _) in self.replicas.values() {
+            let mut share = retain / groups;
+            if files > retain {
+                // Small writes take whole blocks, and files are given up as a whole: as much too large as the files are, so
+                // much too large is the log. What a follower needs after a moment's absence stays in any case.
+                let fitting = u128::from(replica.log().held()) * u128::from(retain);
+                let fitting = u64::try_from(fitting / u128::from(files)).unwrap_or(u64::MAX);
+                share = share.min(fitting.max(retain / 16));
+            }
             let Some(upto) = replica.log().beyond(share) else {
                 continue;
             };

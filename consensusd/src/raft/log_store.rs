@@ -112,6 +112,13 @@ impl LogStore {
             .or(inner.purged.filter(|purged| purged.index == index))
     }
 
+    /// About how many bytes the log's entries have.
+    pub fn held(&self) -> u64 {
+        let inner = self.inner.lock();
+        let before = inner.marks.front().map_or(0, |(_, before)| *before);
+        inner.written - before
+    }
+
     /// The largest index that can be purged so that at most about `bytes` of the log stay; `None`: it holds no more.
     pub fn beyond(&self, bytes: u64) -> Option<u64> {
         let inner = self.inner.lock();

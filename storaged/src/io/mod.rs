@@ -18,11 +18,6 @@ pub trait Disk {
     /// # Errors
     /// The disk.
     fn segments(&self) -> io::Result<Vec<u64>>;
-    /// The whole content of a segment.
-    ///
-    /// # Errors
-    /// The disk.
-    fn read(&self, segment: u64) -> io::Result<Vec<u8>>;
     /// Part of a segment.
     ///
     /// # Errors

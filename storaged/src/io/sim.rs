@@ -132,9 +132,6 @@ impl Disk for SimDisk {
     fn segments(&self) -> io::Result<Vec<u64>> {
         Ok(self.files.keys().copied().collect())
     }
-    fn read(&self, segment: u64) -> io::Result<Vec<u8>> {
-        self.file(segment).cloned()
-    }
     fn read_at(&self, segment: u64, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
         let at = usize::try_from(offset).map_err(io::Error::other)?;
         self.file(segment)?

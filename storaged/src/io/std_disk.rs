@@ -73,10 +73,6 @@ impl Disk for StdDisk {
         Ok(numbers)
     }
 
-    fn read(&self, segment: u64) -> io::Result<Vec<u8>> {
-        fs::read(self.path(segment))
-    }
-
     fn read_at(&self, segment: u64, offset: u64, bytes: usize) -> io::Result<Vec<u8>> {
         let mut out = vec![0; bytes];
         File::open(self.path(segment))?.read_exact_at(&mut out, offset)?;

@@ -227,6 +227,16 @@ impl Log {
             .is_some_and(|last| last.generation == id.generation && id.position <= last.position)
     }
 
+    /// Bytes of the segments in use.
+    pub fn file_bytes(&self) -> u64 {
+        self.segments.len() as u64 * self.segment_bytes
+    }
+
+    /// Bytes of the open segment that are taken.
+    pub fn used(&self) -> u64 {
+        self.offset
+    }
+
     /// Whether a unit of so many record bytes still fits into the segment.
     pub fn fits(&self, bytes: usize) -> bool {
         let need = (unit::HEADER_BYTES + bytes).next_multiple_of(unit::BLOCK) as u64;

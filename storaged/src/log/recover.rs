@@ -6,9 +6,15 @@
 //! dead predecessor that lands late can never join the log (LOG-4).
 
 use super::index::{Index, Location};
-use super::unit::{BLOCK, Found, Unit};
+use super::unit::{self, BLOCK, Found, Unit};
 use crate::io::Disk;
 use std::io;
+
+/// Bytes that are read at once.
+const WINDOW_BYTES: u64 = 512 << 10;
+/// How far a file without a unit at its start is looked at for later ones. One that has none there is to be used again: a
+/// segment begins with a small unit, and is in use only once that is durable.
+const SPARE_BYTES: u64 = 1 << 20;
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -55,16 +61,20 @@ impl LogError {
     }
 }
 
-/// What a segment holds.
+/// What a segment holds: the run of valid units from its start.
 struct Scanned {
     segment: u64,
-    /// The run of valid units from the start.
     units: Vec<(Unit, Location)>,
     /// Where that run ends.
     end: u64,
-    /// The highest durable-up-to mark of any valid unit after the end.
-    beyond: Option<u64>,
-    /// Where the last valid unit after the end ends.
+}
+
+/// What lies after the end of the log, in its last segment.
+#[derive(Default)]
+struct Beyond {
+    /// The highest durable-up-to mark of any valid unit.
+    durable: Option<u64>,
+    /// Where the last valid unit ends.
     used: u64,
 }
 
@@ -92,14 +102,16 @@ pub fn recover(
     let mut run = Run::default();
     for number in numbers {
         alive();
-        let scanned = scan(number, &disk.read(number)?)?;
-        if scanned.units.is_empty() && scanned.beyond.is_none() {
+        let mut source = Source::new(disk, number)?;
+        let scanned = scan(&mut source)?;
+        if scanned.units.is_empty() && beyond(&mut source, 0, SPARE_BYTES, 0)?.durable.is_none() {
             recovered.spare.push(number);
         } else {
             run.add(scanned, &mut recovered)?;
         }
     }
-    run.end(&mut recovered)?;
+    alive();
+    run.end(disk, &mut recovered)?;
     Ok(recovered)
 }
 
@@ -163,17 +175,19 @@ impl Run {
         Ok(())
     }
 
-    fn end(mut self, recovered: &mut Recovered) -> Result<(), LogError> {
+    fn end(mut self, disk: &dyn Disk, recovered: &mut Recovered) -> Result<(), LogError> {
         let Some(last) = self.waiting.take() else {
             return Ok(());
         };
-        let (segment, end, beyond) = (last.segment, last.end, last.beyond);
+        let (segment, end) = (last.segment, last.end);
+        let next = last.units.last().map_or(0, |(unit, _)| unit.lsn + 1);
+        let beyond = beyond(&mut Source::new(disk, segment)?, end, u64::MAX, next)?;
         recovered.end = (segment, end);
-        recovered.discarded = last.used.saturating_sub(end);
+        recovered.discarded = beyond.used.saturating_sub(end);
         self.take(last, u64::MAX, recovered)?;
         let due = recovered.next_lsn;
         // LOG-3
-        let durable = self.durable.max(beyond.unwrap_or(0));
+        let durable = self.durable.max(beyond.durable.unwrap_or(0));
         if durable >= due {
             let what = format!("unit {due} cannot be read, unit {durable} was durable");
             return Err(LogError::damaged(segment, end, what));
@@ -187,52 +201,102 @@ impl Run {
     }
 }
 
-fn scan(segment: u64, bytes: &[u8]) -> Result<Scanned, LogError> {
+/// A segment, read in windows: often most of a file is not looked at.
+struct Source<'a> {
+    disk: &'a dyn Disk,
+    segment: u64,
+    bytes: u64,
+    start: u64,
+    window: Vec<u8>,
+}
+
+impl<'a> Source<'a> {
+    fn new(disk: &'a dyn Disk, segment: u64) -> io::Result<Source<'a>> {
+        Ok(Source {
+            disk,
+            segment,
+            bytes: disk.bytes(segment)?,
+            start: 0,
+            window: Vec::new(),
+        })
+    }
+
+    /// What is at an offset: so many bytes or more, as far as the file goes.
+    fn at(&mut self, offset: u64, wanted: u64) -> io::Result<&[u8]> {
+        let end = offset.saturating_add(wanted).min(self.bytes);
+        let offset = offset.min(end);
+        let held = self.start + self.window.len() as u64;
+        if offset < self.start || end > held {
+            let len = (end - offset).max(WINDOW_BYTES).min(self.bytes - offset);
+            let len = usize::try_from(len).map_err(io::Error::other)?;
+            self.window = self.disk.read_at(self.segment, offset, len)?;
+            self.start = offset;
+        }
+        let from = usize::try_from(offset - self.start).map_err(io::Error::other)?;
+        Ok(&self.window[from..])
+    }
+
+    /// The unit at an offset that was written to this segment. Others are not looked at closely.
+    fn unit(&mut self, offset: u64) -> io::Result<Found> {
+        let claim = Unit::claim(self.at(offset, unit::HEADER_BYTES as u64)?);
+        match claim {
+            Some((segment, bytes)) if segment == self.segment => {
+                Ok(Unit::decode(self.at(offset, bytes)?))
+            }
+            _ => Ok(Found::Nothing),
+        }
+    }
+}
+
+fn scan(source: &mut Source) -> Result<Scanned, LogError> {
+    let segment = source.segment;
     let mut units: Vec<(Unit, Location)> = Vec::new();
     let mut at = 0;
     loop {
         let due = units.last().map(|(unit, _)| unit.lsn + 1);
-        match Unit::decode(&bytes[at..]) {
+        match source.unit(at)? {
             Found::Unit(unit, len)
                 if unit.segment == segment && due.is_none_or(|due| unit.lsn == due) =>
             {
                 let location = Location {
                     segment,
-                    offset: at as u64,
+                    offset: at,
                     bytes: len,
                     lsn: unit.lsn,
                 };
                 units.push((unit, location));
-                at = (at + len).min(bytes.len());
+                at = (at + len as u64).min(source.bytes);
             }
             Found::Foreign { segment: of, lsn }
                 if of == segment && due.is_none_or(|due| lsn == due) =>
             {
                 let what = format!("unit {lsn} is whole, but of a format that is not known here");
-                return Err(LogError::damaged(segment, at as u64, what));
+                return Err(LogError::damaged(segment, at, what));
             }
             _ => break,
-        }
-    }
-    let end = at;
-    let next = units.last().map_or(0, |(unit, _)| unit.lsn + 1);
-    let mut beyond = None;
-    let mut used = end;
-    while at + BLOCK <= bytes.len() {
-        match Unit::decode(&bytes[at..]) {
-            Found::Unit(unit, len) if unit.segment == segment && unit.lsn >= next => {
-                beyond = beyond.max(Some(unit.durable));
-                at += len;
-                used = at;
-            }
-            _ => at += BLOCK,
         }
     }
     Ok(Scanned {
         segment,
         units,
-        end: end as u64,
-        beyond,
-        used: used as u64,
+        end: at,
     })
+}
+
+/// Looks for valid units from an offset on, in so many bytes.
+fn beyond(source: &mut Source, from: u64, bytes: u64, next: u64) -> Result<Beyond, LogError> {
+    let mut found = Beyond::default();
+    let mut at = from;
+    let end = from.saturating_add(bytes).min(source.bytes);
+    while at + BLOCK as u64 <= end {
+        match source.unit(at)? {
+            Found::Unit(unit, len) if unit.segment == source.segment && unit.lsn >= next => {
+                found.durable = found.durable.max(Some(unit.durable));
+                at += len as u64;
+                found.used = at;
+            }
+            _ => at += BLOCK as u64,
+        }
+    }
+    Ok(found)
 }

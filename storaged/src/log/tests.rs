@@ -636,7 +636,8 @@ fn an_end_that_somebody_else_remembers_is_missed() {
     };
     let last = *world.log.segments.last().unwrap();
     let mut lost = world.disk.clone();
-    let bytes = lost.read(last).unwrap();
+    let len = usize::try_from(lost.bytes(last).unwrap()).unwrap();
+    let bytes = lost.read_at(last, 0, len).unwrap();
     // The last unit: nothing in the log says that it was durable.
     let at = world.log.offset - unit::BLOCK as u64;
     lost.write(last, at, &[0; unit::BLOCK]).unwrap();

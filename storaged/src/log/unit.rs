@@ -166,6 +166,18 @@ impl Unit {
         out
     }
 
+    /// The segment that a header names, and the bytes of its unit without what fills up the last block; nothing of it is
+    /// checked.
+    pub fn claim(header: &[u8]) -> Option<(u64, u64)> {
+        let header = header.get(..HEADER_BYTES)?;
+        if &header[..8] != MAGIC {
+            return None;
+        }
+        let segment = u64::from_le_bytes(header[8..16].try_into().ok()?);
+        let len = u32::from_le_bytes(header[40..44].try_into().ok()?);
+        Some((segment, HEADER_BYTES as u64 + u64::from(len)))
+    }
+
     /// What is at the start of `bytes`.
     pub fn decode(bytes: &[u8]) -> Found {
         Self::parse(bytes).unwrap_or(Found::Nothing)

@@ -118,6 +118,7 @@ pub fn run(parts: Parts) -> Ended {
             moving: false,
             waits_since: None,
             latencies: steps::Latencies::default(),
+            began: std::time::Instant::now(),
         };
         let ended = steps.run(rung).await;
         ears.cancel();

@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 
 /// The task turns at least so often, to prove that it runs.
 const TURN: Duration = Duration::from_millis(40);
+/// A shard is young for so long.
+const YOUNG: Duration = Duration::from_secs(1);
 /// A quiet log gets its closing mark after so long.
 const QUIET: Duration = Duration::from_millis(200);
 /// Latencies are shown so often.
@@ -98,6 +100,7 @@ pub(super) struct Steps {
     /// Since when `pending` waits.
     pub(super) waits_since: Option<Instant>,
     pub(super) latencies: Latencies,
+    pub(super) began: Instant,
 }
 
 impl Steps {
@@ -438,7 +441,12 @@ impl Steps {
     fn mind_segments(&mut self) -> Result<(), Ended> {
         let mut log = self.log.lock();
         log.recycle();
-        let works = [log.prepare(), log.surplus()];
+        self.board.set(Gauge::LogFileBytes, log.file_bytes());
+        // A restart has other things to do than to fill a file that is needed in a while.
+        let young =
+            self.began.elapsed() < YOUNG && log.used() < self.config.storage.segment_bytes / 4;
+        let prepare = if young { None } else { log.prepare() };
+        let works = [prepare, log.surplus()];
         // One at a time, and none while the last one waits to be logged.
         let idle = !self.moving && self.internal.is_empty() && self.pending.is_none();
         let cold = if idle { log.cold() } else { Vec::new() };

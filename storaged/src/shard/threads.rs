@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 
 /// Old versions are collected and files merged so often.
 const MAINTAIN: Duration = Duration::from_secs(10);
+/// What is worth a file is flushed so often: a restart applies the rest again.
+const FLUSH: Duration = Duration::from_secs(2);
 /// Unflushed bytes are looked at so often.
 const LOOK: Duration = Duration::from_millis(100);
 /// Bytes of entries that are applied at once.
@@ -315,6 +317,7 @@ fn keep(shared: &Shared, works: &Receiver<Keep>) -> Result<(), Ended> {
         Ok(())
     };
     let mut maintained = Instant::now();
+    let mut flushed = Instant::now();
     let mut full = false;
     loop {
         match works.recv_timeout(LOOK) {
@@ -332,7 +335,10 @@ fn keep(shared: &Shared, works: &Receiver<Keep>) -> Result<(), Ended> {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
-        if store.unflushed_bytes() > shared.unflushed_bytes_max {
+        let unflushed = store.unflushed_bytes();
+        let due = flushed.elapsed() > FLUSH && unflushed > shared.unflushed_bytes_max / 8;
+        if due || unflushed > shared.unflushed_bytes_max {
+            flushed = Instant::now();
             match flush_all() {
                 // Nothing is lost: the log has it. The board shows the free bytes, and the next look tries again.
                 Err(error) if is_full(&error) => {

@@ -23,10 +23,15 @@ use openraft::raft::WriteResult;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What an entry adds to its command in the log ring, at most.
 const ENTRY_EXTRA_BYTES: usize = 256;
+/// How often a leader's first word is tried before what waits for it is answered.
+const FIRST_WORD_TRIES: u32 = 10;
+/// Between two tries.
+const FIRST_WORD_PAUSE: Duration = Duration::from_millis(1);
 /// In-flight bytes are counted in units of this size.
 const UNIT: usize = 64;
 
@@ -149,14 +154,24 @@ impl Proposals {
             cause: me.word.rise.cause(),
             rules: me.word.rules.clone(),
         });
-        let payload = Payload(stamp(me.clock.revision(), &command));
-        match me.raft.client_write(payload).await {
-            Ok(_) => {
-                *said = term;
-                me.word.rise.told();
+        for _ in 0..FIRST_WORD_TRIES {
+            let payload = Payload(stamp(me.clock.revision(), &command));
+            match me.raft.client_write(payload).await {
+                Ok(_) => {
+                    *said = term;
+                    tracing::info!(term, cause = ?me.word.rise.cause(), "this node leads");
+                    me.word.rise.told();
+                    return;
+                }
+                // It leads no longer, or not yet: openraft shows a restored leader before it lets it write.
+                Err(refused) => {
+                    tracing::debug!(term, %refused, "a leader's first word");
+                    tokio::time::sleep(FIRST_WORD_PAUSE).await;
+                }
             }
-            // It leads no longer, or not yet in openraft's eyes; whoever asks next has it said.
-            Err(refused) => tracing::info!(term, %refused, "a leader's first word"),
+            if self.leads() != Some(term) {
+                return;
+            }
         }
     }
 

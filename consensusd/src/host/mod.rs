@@ -282,6 +282,11 @@ impl Host {
         replicas: Vec<ReplicaState>,
         records: &[NodeRecord],
     ) {
+        tracing::info!(
+            after_ms = self.now(),
+            groups = replicas.len(),
+            "storaged has told what it holds"
+        );
         let again = self.bootstrapped.replace(Bootstrapped {
             generation,
             replicas,

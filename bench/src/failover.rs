@@ -59,6 +59,36 @@ pub enum Blow {
     Stop,
 }
 
+/// Waits until one node leads all groups, so that a blow meets all of them or none, and until the clients have caught up with
+/// what a blow before has held up: their delay is not the next one's.
+async fn settled(cluster: &Cluster, load: &Load, limit: Duration) -> Result<(), String> {
+    let together = |status: &serde_json::Value| {
+        let groups = status["groups"].as_array();
+        groups.is_some_and(|groups| {
+            groups
+                .iter()
+                .all(|group| group["leader"] == status["leader"])
+        })
+    };
+    cluster.await_status(limit, together).await?;
+    let caught_up = Duration::from_millis(200);
+    let began = Instant::now();
+    loop {
+        load.take_window();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        if load
+            .take_window()
+            .into_iter()
+            .all(|delay| delay < caught_up)
+        {
+            return Ok(());
+        }
+        if began.elapsed() > limit {
+            return Err(format!("clients do not catch up within {limit:?}"));
+        }
+    }
+}
+
 /// Brings down one daemon while `load` runs, and waits until it is back and the load flows.
 ///
 /// # Errors
@@ -72,6 +102,7 @@ pub async fn strike(
 ) -> Result<Round, String> {
     let limit = Duration::from_secs(30);
     cluster.await_healthy(limit).await?;
+    settled(cluster, load, limit).await?;
     let leader = cluster.leader().await.ok_or("nobody knows a leader")?;
     let at = match place {
         Place::Leader => leader,
@@ -144,33 +175,7 @@ pub async fn strike(
 pub async fn strike_node(cluster: &mut Cluster, load: &Load) -> Result<Round, String> {
     let limit = Duration::from_secs(30);
     cluster.await_healthy(limit).await?;
-    // The data group's leader follows the meta group's; before that, the kill would hit only one of them.
-    let together = |status: &serde_json::Value| {
-        let groups = status["groups"].as_array();
-        groups.is_some_and(|groups| {
-            groups
-                .iter()
-                .all(|group| group["leader"] == status["leader"])
-        })
-    };
-    cluster.await_status(limit, together).await?;
-    // Clients of a node that was dead have writes to catch up with; their delay is not this kill's.
-    let caught_up = Duration::from_millis(200);
-    let began = Instant::now();
-    loop {
-        load.take_window();
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        if load
-            .take_window()
-            .into_iter()
-            .all(|delay| delay < caught_up)
-        {
-            break;
-        }
-        if began.elapsed() > limit {
-            return Err(format!("clients do not catch up within {limit:?}"));
-        }
-    }
+    settled(cluster, load, limit).await?;
     let at = cluster.leader().await.ok_or("nobody knows a leader")?;
     let count = cluster.nodes.len();
     let watcher = (at + 1) % count;

@@ -1,6 +1,10 @@
 //! Who has met whom, and when that suffices.
 
-use super::*;
+use super::Facts;
+use super::{Action, Formation, Message, Seen};
+use mareedb_ipc::wire::RandomId;
+use mareedb_ipc::wire::view::{Forming, Reason};
+use std::collections::BTreeSet;
 
 impl Formation {
     /// Whether the node that is meant by an address has been met; this node itself has.

@@ -13,11 +13,9 @@ pub use records::{ACCEPTED, Facts, IDENTITY, Identity, Member, Proposal};
 
 use bytes::Bytes;
 use mareedb_config::Config;
-use mareedb_ipc::wire::storage::{KeyRange, NodeRecord};
-use mareedb_ipc::wire::view::{Forming, Reason};
-use mareedb_ipc::wire::{
-    FIRST_DATA_GROUP, GroupId, META_GROUP, NodeId, RandomId, ReplicaId, decode, encode,
-};
+use mareedb_ipc::wire::storage::NodeRecord;
+use mareedb_ipc::wire::view::Reason;
+use mareedb_ipc::wire::{NodeId, RandomId, decode, encode};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 

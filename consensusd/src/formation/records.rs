@@ -1,6 +1,8 @@
 //! What formation keeps on disk.
 
-use super::*;
+use mareedb_ipc::wire::storage::KeyRange;
+use mareedb_ipc::wire::{FIRST_DATA_GROUP, GroupId, META_GROUP, NodeId, RandomId, ReplicaId};
+use serde::{Deserialize, Serialize};
 
 /// Name of the record with the node's own identity.
 pub const IDENTITY: &str = "identity";

@@ -1,6 +1,13 @@
 //! What this node says of itself: its identity, whom to dial, that it lives, and the view of the cluster.
 
-use super::*;
+use super::{Host, VIEW_MS};
+use crate::formation::{Formation, Proposal};
+use crate::frames::{Frame, LeaderReport};
+use crate::view::{Sources, lags, metrics, view};
+use mareedb_ipc::wire::gateway::{FromConsensus, Target};
+use mareedb_ipc::wire::view::{ClusterView, NodeIdentity, Reason};
+use mareedb_ipc::wire::{META_GROUP, RandomId};
+use openraft::ServerState;
 
 impl Host {
     /// The supervisor has put the advertised address into the configuration.

@@ -1,6 +1,12 @@
 //! Calls of gatewayd.
 
-use super::*;
+use super::{BATCH, Host};
+use crate::client::Call;
+use bytes::Bytes;
+use mareedb_ipc::RingError;
+use mareedb_ipc::wire::GroupId;
+use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError, ToConsensus};
+use std::collections::BTreeMap;
 
 impl Host {
     pub(super) fn take_client(&mut self) -> Result<bool, RingError> {

@@ -1,7 +1,17 @@
 //! The groups' lives: started from what storaged holds, watched, bounded, started anew alone.
 
-use super::*;
+use super::{Event, FAILURES_MAX, Host};
+use crate::formation::Proposal;
+use crate::raft::position;
+use crate::replica::{Parts, Replica};
+use crate::start::{Start, start_replica};
+use crate::view::metrics;
+use mareedb_ipc::wire::GroupId;
 use mareedb_ipc::wire::command::Rules;
+use mareedb_ipc::wire::storage::StorageRequest;
+use mareedb_ipc::{Alarm, Gauge};
+use openraft::ServerState;
+use openraft::errors::Fatal;
 
 impl Host {
     /// A new storaged has applied what its files hold, and readers wait for what its predecessor had applied: it applies

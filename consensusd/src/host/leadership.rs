@@ -1,6 +1,13 @@
 //! Who leads: handing over, following the meta group, minding the disk.
 
-use super::*;
+use super::{FOLLOW_MS, Host};
+use crate::formation::Formation;
+use crate::view::metrics;
+use mareedb_ipc::Gauge;
+use mareedb_ipc::wire::gateway::ConsensusError;
+use mareedb_ipc::wire::{GroupId, META_GROUP, NodeId};
+use openraft::ServerState;
+use std::collections::BTreeSet;
 
 impl Host {
     /// From now on this node takes no leadership: it is about to stop.

@@ -8,32 +8,20 @@ mod groups;
 mod leadership;
 mod peers;
 
-use crate::client::{Call, Client};
+use crate::client::Client;
 use crate::clock::{Clock, HybridClock};
-use crate::exchange::{Exchange, Way};
-use crate::formation::{Action, Formation, Message, Proposal};
-use crate::frames::{Answer, Frame, LeaderReport, Route};
+use crate::exchange::Exchange;
+use crate::formation::Formation;
 use crate::log_link::{Done, LogLink};
 use crate::peers::{Ages, Peers};
-use crate::raft::position;
-use crate::replica::{Parts, Replica};
-use crate::start::{Start, start_replica};
-use crate::view::{Sources, lags, metrics, view};
+use crate::replica::Replica;
 use crate::wake::Wake;
-use bytes::Bytes;
 use mareedb_config::Config;
-use mareedb_ipc::wire::gateway::{
-    AdminRequest, ConsensusError, FromConsensus, Target, ToConsensus,
-};
-use mareedb_ipc::wire::peer::{DownReason, PeerHello, PeerIn};
-use mareedb_ipc::wire::storage::{
-    FromStorage, KeyRange, NodeRecord, ReplicaState, StorageRequest, ToStorage,
-};
+use mareedb_ipc::wire::gateway::{FromConsensus, Target};
+use mareedb_ipc::wire::storage::{FromStorage, KeyRange, NodeRecord, ReplicaState, ToStorage};
 use mareedb_ipc::wire::view::{ClusterView, NodeIdentity, Reason};
-use mareedb_ipc::wire::{GroupId, META_GROUP, NodeId, RandomId, decode, encode};
-use mareedb_ipc::{Alarm, BoardReader, BoardWriter, Gauge, Outbox, Receiver, RingError, Sender};
-use openraft::ServerState;
-use openraft::errors::Fatal;
+use mareedb_ipc::wire::{GroupId, NodeId, RandomId};
+use mareedb_ipc::{BoardReader, BoardWriter, Gauge, Outbox, Receiver, RingError, Sender};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;

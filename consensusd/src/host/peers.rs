@@ -1,6 +1,15 @@
 //! What peers say.
 
-use super::*;
+use super::{BATCH, Event, Host};
+use crate::exchange::Way;
+use crate::formation::{Action, Message};
+use crate::frames::{Answer, Frame, Route};
+use crate::view::metrics;
+use mareedb_ipc::wire::peer::{DownReason, PeerHello, PeerIn};
+use mareedb_ipc::wire::storage::ToStorage;
+use mareedb_ipc::wire::{decode, encode};
+use mareedb_ipc::{Alarm, RingError};
+use openraft::ServerState;
 
 impl Host {
     pub(super) fn take_peers(&mut self) -> Result<bool, RingError> {

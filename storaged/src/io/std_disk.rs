@@ -1,6 +1,7 @@
 //! Segments as files of a directory.
 
 use super::Disk;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -103,6 +104,12 @@ impl Disk for StdDisk {
 
     fn bytes(&self, segment: u64) -> io::Result<u64> {
         Ok(fs::metadata(self.path(segment))?.len())
+    }
+
+    fn expect_read(&self, segment: u64) -> io::Result<()> {
+        let file = File::open(self.path(segment))?;
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_WILLNEED)?;
+        Ok(())
     }
 
     fn write(&mut self, segment: u64, offset: u64, bytes: &[u8]) -> io::Result<()> {

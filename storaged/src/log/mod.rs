@@ -61,6 +61,11 @@ pub enum FileWork {
         /// Its number.
         number: u64,
     },
+    /// This segment is written to its end. A successor reads it back, and the writes went past the kernel's memory.
+    Sealed {
+        /// Its number.
+        number: u64,
+    },
 }
 
 impl FileWork {
@@ -88,6 +93,7 @@ impl FileWork {
                 bytes,
             } => disk.create(number, bytes),
             FileWork::Delete { number } => disk.delete(number),
+            FileWork::Sealed { number } => disk.expect_read(number),
         }
     }
 }
@@ -127,6 +133,7 @@ pub struct Log {
     /// The oldest segment when nothing in it is needed any more, and the unit that was the last one then.
     unneeded: Option<(u64, u64)>,
     pins: Arc<Pins>,
+    sealed: Option<u64>,
 }
 
 /// How a log is opened.
@@ -189,6 +196,7 @@ impl Log {
             first: 0,
             unneeded: None,
             pins: Arc::default(),
+            sealed: None,
         };
         log.index.set_durable(log.durable);
         alive();
@@ -275,6 +283,16 @@ impl Log {
         if let Next::Asked(number) = self.next {
             self.next = Next::Ready(number);
         }
+    }
+
+    /// The segment that was sealed last, told once.
+    pub fn sealed(&mut self) -> Option<FileWork> {
+        let number = *self.segments.iter().rev().nth(1)?;
+        if self.sealed == Some(number) {
+            return None;
+        }
+        self.sealed = Some(number);
+        Some(FileWork::Sealed { number })
     }
 
     /// A file that is to be deleted, when too many wait to be used again.

@@ -99,6 +99,14 @@ pub fn recover(
     };
     // What is read is there.
     recovered.index.set_durable(u64::MAX);
+    for number in &numbers {
+        // Those that are not in memory come while the first ones are looked at.
+        let header = unit::HEADER_BYTES.min(usize::try_from(disk.bytes(*number)?).unwrap_or(0));
+        let claim = Unit::claim(&disk.read_at(*number, 0, header)?);
+        if claim.is_some_and(|(segment, _)| segment == *number) {
+            disk.expect_read(*number)?;
+        }
+    }
     let mut run = Run::default();
     for number in numbers {
         alive();

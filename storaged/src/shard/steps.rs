@@ -446,7 +446,7 @@ impl Steps {
         let young =
             self.began.elapsed() < YOUNG && log.used() < self.config.storage.segment_bytes / 4;
         let prepare = if young { None } else { log.prepare() };
-        let works = [prepare, log.surplus()];
+        let works = [log.sealed(), prepare, log.surplus()];
         // One at a time, and none while the last one waits to be logged.
         let idle = !self.moving && self.internal.is_empty() && self.pending.is_none();
         let cold = if idle { log.cold() } else { Vec::new() };

@@ -1,4 +1,5 @@
-//! How long a log takes to be read back: `cargo bench -p mareedb-storaged --bench recover`.
+//! How long a log takes to be read back: `cargo bench -p mareedb-storaged --bench recover`; with `LOG_DIR`, one that is there
+//! already.
 
 use bytes::Bytes;
 use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry};
@@ -22,6 +23,10 @@ fn options() -> LogOptions {
 }
 
 fn main() {
+    if let Some(dir) = std::env::var_os("LOG_DIR") {
+        measure(&StdDisk::open(dir.as_ref()).expect("the disk"));
+        return;
+    }
     let dir = tempfile::tempdir_in(".").expect("a directory on the disk");
     let mut disk = StdDisk::open(dir.path()).expect("the disk");
     let mut log = Log::open(&mut disk, options(), &|| ()).expect("a log");
@@ -66,17 +71,26 @@ fn main() {
         log.written(write.lsn);
     }
     drop(log);
+    measure(&disk);
+}
+
+fn measure(disk: &StdDisk) {
     for _ in 0..10 {
         let began = Instant::now();
-        let recovered = mareedb_storaged::log::recover::recover(&disk, 8 << 20, &|| ())
+        let recovered = mareedb_storaged::log::recover::recover(disk, 8 << 20, &|| ())
             .expect("it is read back");
         let took = began.elapsed().as_micros();
         let text = format!(
-            "{} units in {} segments: {:.1} ms, {:.2} us a unit\n",
+            "up to unit {} in {} segments, {} entries: {:.1} ms\n",
             recovered.next_lsn - 1,
             recovered.segments.len(),
-            took as f64 / 1000.0,
-            took as f64 / UNITS as f64
+            recovered
+                .index
+                .groups
+                .values()
+                .map(|group| group.entries.len())
+                .sum::<usize>(),
+            took as f64 / 1000.0
         );
         std::io::stdout()
             .write_all(text.as_bytes())

@@ -83,7 +83,7 @@ impl LogStore {
                 committed: state.committed.map(log_id),
                 tail: VecDeque::new(),
                 tail_bytes: 0,
-                marks: VecDeque::from([(first, 0), (next, recovered)]),
+                marks: recovered_marks(first, next),
                 written: recovered,
                 durable: Arc::new(AtomicU64::new(next)),
             })),
@@ -131,6 +131,16 @@ impl LogStore {
             .find(|(_, before)| *before <= limit)?;
         index.checked_sub(1).filter(|upto| *upto >= first)
     }
+}
+
+/// Marks of a log with these entries.
+fn recovered_marks(first: u64, next: u64) -> VecDeque<(u64, u64)> {
+    let step = usize::try_from(MARK_BYTES / RECOVERED_ENTRY_BYTES).unwrap_or(usize::MAX);
+    (first..next)
+        .step_by(step)
+        .chain([next])
+        .map(|index| (index, (index - first) * RECOVERED_ENTRY_BYTES))
+        .collect()
 }
 
 fn cost(entry: &LogEntry) -> usize {
@@ -452,4 +462,26 @@ pub fn request_bytes(entries: &[EntryOf<C>]) -> usize {
         .iter()
         .map(|entry| cost(&to_wire_entry(entry)))
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that is restarted often must bound its log all the same.
+    #[test]
+    fn a_recovered_log_can_be_purged_in_parts() {
+        let marks = recovered_marks(10, 1_010);
+        assert_eq!(marks.front(), Some(&(10, 0)));
+        assert_eq!(marks.back(), Some(&(1_010, 1_000 * RECOVERED_ENTRY_BYTES)));
+        let apart = |(a, b): (&(u64, u64), &(u64, u64))| b.1 - a.1;
+        assert!(
+            marks
+                .iter()
+                .zip(marks.iter().skip(1))
+                .map(apart)
+                .all(|bytes| bytes <= MARK_BYTES)
+        );
+        assert_eq!(recovered_marks(5, 5), VecDeque::from([(5, 0)]));
+    }
 }

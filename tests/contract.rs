@@ -577,6 +577,28 @@ async fn stranger(node: &Node, command: Bytes) -> Reply {
 }
 
 #[test]
+fn many_large_answers_at_once_reach_everybody_and_no_daemon_dies() {
+    block_on(async {
+        let bed = one_node().await;
+        let node = &bed.cluster.nodes[0];
+        let large = vec![b'v'; 1400 << 10];
+        let put = node.client().put("large", &large).await.unwrap();
+        assert_eq!(put.status, 200, "{put:?}");
+        let before = node.daemon_pid("storaged");
+        // Each answers 1.9 MB; together they are more than any ring carries in one message.
+        let read = br#"{"compare":[],"success":[{"get":{"key":"bGFyZ2U="}},{"put":{"key":"eA==","value":"eA=="}}],"failure":[]}"#;
+        let json = [("content-type", "application/json")];
+        let reads = (0..24).map(|_| call(node, Method::POST, "/v1/txn", &json, read));
+        for answer in futures::future::join_all(reads).await {
+            assert_eq!(answer.status, 200, "{:?}", answer.headers);
+            let item = &answer.json()["results"][0]["get"]["item"];
+            assert!(item["value"].as_str().unwrap().len() > large.len());
+        }
+        assert_eq!(node.daemon_pid("storaged"), before, "{}", node.log_end());
+    });
+}
+
+#[test]
 fn the_command_line_ends_with_the_codes_of_the_contract() {
     block_on(async {
         let bed = one_node().await;

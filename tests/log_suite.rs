@@ -230,7 +230,7 @@ impl StoreBuilder<C, Log, Machine> for Groups {
             persisted: nothing,
         };
         let log = Log {
-            store: LogStore::recovered(self.link.clone(), &state, self.cache_bytes),
+            store: LogStore::recovered(self.link.clone(), &state, self.cache_bytes, usize::MAX),
             link: self.link.clone(),
             group,
             hidden: Arc::default(),

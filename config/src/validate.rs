@@ -5,6 +5,10 @@ use std::net::IpAddr;
 
 /// Room that a message needs beyond the request that it carries.
 pub const MESSAGE_EXTRA_BYTES: u64 = 64 << 10;
+/// A batch of log entries, at most.
+const BATCH_BYTES: u64 = 1 << 20;
+/// The largest outcome of a transaction.
+const OUTCOME_BYTES: u64 = 1600 << 10;
 const NAME_BYTES_MAX: usize = 63;
 
 /// A fault: `section.key`, and what is wrong with the way out.
@@ -254,18 +258,18 @@ fn storage(storage: &Storage, limits: &Limits, found: &mut Found) {
         "storage.segment_bytes",
         storage.segment_bytes,
         1 << 20,
-        1 << 30,
+        256 << 20,
     );
     if !storage.segment_bytes.is_multiple_of(4096) {
         add(found, "storage.segment_bytes", "is no multiple of 4096");
     }
-    let least = 2 * (limits.request_bytes_max + MESSAGE_EXTRA_BYTES);
+    let least = 2 * (limits.request_bytes_max.max(BATCH_BYTES) + MESSAGE_EXTRA_BYTES);
     if storage.segment_bytes < least {
         add(
             found,
             "storage.segment_bytes",
             format!(
-                "is {}: at least {least}, twice what the largest request needs",
+                "is {}: at least {least}, twice what the largest request or batch needs",
                 storage.segment_bytes
             ),
         );
@@ -323,8 +327,23 @@ fn ipc(ipc: &Ipc, limits: &Limits, found: &mut Found) {
         if !bytes.is_power_of_two() {
             add(found, key, format!("is {bytes}: a power of two is wanted"));
         } else if key == "ipc.bulk_ring_bytes" {
-            // Snapshots travel in parts of half a MiB.
-            within(found, key, bytes, 4 << 20, 4 << 30);
+            // Snapshots travel in small parts, but a pair travels whole.
+            let pair = (limits.key_bytes_max + limits.value_bytes_max).max(OUTCOME_BYTES);
+            let least = 4 * (pair + MESSAGE_EXTRA_BYTES);
+            if bytes < least {
+                let what =
+                    format!("is {bytes}: at least {least}, four times what the largest pair needs");
+                add(found, key, what);
+            }
+        } else if matches!(key, "ipc.log_ring_bytes" | "ipc.client_ring_bytes")
+            && bytes < 4 * (OUTCOME_BYTES + MESSAGE_EXTRA_BYTES)
+        {
+            let least = 4 * (OUTCOME_BYTES + MESSAGE_EXTRA_BYTES);
+            add(
+                found,
+                key,
+                format!("is {bytes}: at least {least}, four times what the largest outcome needs"),
+            );
         } else if bytes < least {
             add(
                 found,
@@ -357,7 +376,8 @@ fn limits(limits: &Limits, found: &mut Found) {
         "limits.request_bytes_max",
         limits.request_bytes_max,
         1,
-        16 << 20,
+        // What a frame between nodes carries, and what is around it.
+        7 << 20,
     );
     if limits.request_bytes_max < limits.key_bytes_max + limits.value_bytes_max {
         add(

@@ -121,7 +121,8 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
     let clean = !fresh && is_clean(&state, here, start.generation, start.sound);
     let restored = restored(&state, clean);
     let cache = usize::try_from(start.config.storage.log_cache_bytes / 2).unwrap_or(usize::MAX);
-    let log = LogStore::recovered(start.link.clone(), &state, cache);
+    let peer = usize::try_from(start.config.ipc.peer_ring_bytes / 4).unwrap_or(usize::MAX);
+    let log = LogStore::recovered(start.link.clone(), &state, cache, peer);
     let machine = StateMachine::recovered(start.link.clone(), start.group, state.applied.clone());
     let election_max = start.config.cluster.election_timeout_max_ms;
     let config = openraft::Config {

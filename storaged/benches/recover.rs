@@ -24,7 +24,7 @@ fn options() -> LogOptions {
 
 fn main() {
     if let Some(dir) = std::env::var_os("LOG_DIR") {
-        measure(&StdDisk::open(dir.as_ref()).expect("the disk"));
+        measure(&mut StdDisk::open(dir.as_ref()).expect("the disk"));
         return;
     }
     let dir = tempfile::tempdir_in(".").expect("a directory on the disk");
@@ -71,13 +71,14 @@ fn main() {
         log.written(write.lsn);
     }
     drop(log);
-    measure(&disk);
+    measure(&mut disk);
 }
 
-fn measure(disk: &StdDisk) {
+fn measure(disk: &mut StdDisk) {
+    let key = disk.key().expect("a key");
     for _ in 0..10 {
         let began = Instant::now();
-        let recovered = mareedb_storaged::log::recover::recover(disk, 8 << 20, &|| ())
+        let recovered = mareedb_storaged::log::recover::recover(disk, key, 8 << 20, &|| ())
             .expect("it is read back");
         let took = began.elapsed().as_micros();
         let text = format!(

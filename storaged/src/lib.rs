@@ -13,6 +13,7 @@ use crate::io::StdDisk;
 use crate::log::{Log, LogOptions};
 use mareedb_config::Config;
 use mareedb_ipc::wire::command::Rules;
+use mareedb_ipc::wire::{GroupId, LogPosition};
 use mareedb_ipc::{
     BoardWriter, Cell, CorruptLink, ExitCode, Gauge, GroupDigest, Inheritance, Lane, RingError,
     Role, Waiter,
@@ -95,12 +96,33 @@ fn start(inheritance: &mut Inheritance) -> Result<Running, Ended> {
     board.beat();
     let stop = Arc::new(AtomicBool::new(false));
     let ends = Ends::new(board.clone());
-    let mut shards = Vec::new();
+    let mut opened = Vec::new();
     for number in 0..inheritance.topology().shards {
-        let parts = open_shard(inheritance, &config, &store, &ends, number, &stop)?;
+        opened.push(open_shard(
+            inheritance,
+            &config,
+            &store,
+            &ends,
+            number,
+            &stop,
+        )?);
+    }
+    // Before anybody is told what is there.
+    if let Some((group, applied)) = orphan(&store, &opened) {
+        return Err(Ended::Failed(
+            ExitCode::LogDamaged,
+            format!(
+                "{}: {group} is applied up to {applied}, and no log knows of it: bring the directory 'log' back, or start \
+                 this node with an empty data directory",
+                data_dir.display()
+            ),
+        ));
+    }
+    let mut shards = Vec::new();
+    for parts in opened {
         let turns = parts.turns.clone();
         let handle = std::thread::Builder::new()
-            .name(format!("shard-{number}"))
+            .name(format!("shard-{}", parts.number))
             .spawn(move || shard::run(parts))
             .map_err(|error| failed(ExitCode::Failed, &error))?;
         shards.push((handle, turns));
@@ -127,6 +149,20 @@ fn start(inheritance: &mut Inheritance) -> Result<Running, Ended> {
         stop,
         signals,
     })
+}
+
+/// A group that the store has applied something of, and no log knows: its log is gone, and with it what was acknowledged.
+fn orphan(store: &Store, opened: &[Parts]) -> Option<(GroupId, LogPosition)> {
+    let known = |group: &GroupId| {
+        opened
+            .iter()
+            .any(|parts| parts.log.index.groups.contains_key(group))
+    };
+    store
+        .replicas()
+        .into_iter()
+        .filter(|(group, ..)| !known(group))
+        .find_map(|(group, ..)| Some((group, store.applied(group)?.last_applied?)))
 }
 
 fn open_shard(

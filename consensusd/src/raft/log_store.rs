@@ -62,16 +62,23 @@ struct Inner {
 }
 
 impl LogStore {
-    /// The log as storaged has recovered it.
-    pub fn recovered(link: Arc<LogLink>, state: &ReplicaState, cache_bytes_max: usize) -> LogStore {
+    /// The log as storaged has recovered it. A batch of entries fits the log lane, and a peer frame of so many bytes.
+    pub fn recovered(
+        link: Arc<LogLink>,
+        state: &ReplicaState,
+        cache_bytes_max: usize,
+        peer_message_max: usize,
+    ) -> LogStore {
         let next = state.last.map_or(0, |last| last.index + 1);
         let first = state.purged.map_or(0, |purged| purged.index + 1);
         // Unknown are the sizes of recovered entries: each counts as a rather large one, so that retention errs early.
         let recovered = next.saturating_sub(first) * RECOVERED_ENTRY_BYTES;
         LogStore {
             group: state.group,
-            // Two batches always fit beside each other, whatever the ring's size.
-            batch_bytes_max: BATCH_BYTES_MAX.min(link.message_max() / 2),
+            // Half of what a message may have: entries cost less here than there.
+            batch_bytes_max: BATCH_BYTES_MAX
+                .min(link.message_max() / 2)
+                .min(peer_message_max / 2),
             link,
             inner: Arc::new(Mutex::new(Inner {
                 purged: state.purged.map(log_id),
@@ -232,7 +239,7 @@ impl LogStore {
                     group: self.group,
                     from: next,
                     to: end.min(cached_from),
-                    max_bytes: READ_BYTES_MAX,
+                    max_bytes: u32::try_from(self.batch_bytes_max).unwrap_or(READ_BYTES_MAX),
                 })
                 .await;
             let read = match answer {

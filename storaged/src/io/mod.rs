@@ -13,6 +13,11 @@ use std::io;
 
 /// Segment files of one log.
 pub trait Disk {
+    /// The key of the log, drawn and made durable when there is none and no segment either.
+    ///
+    /// # Errors
+    /// The disk; or segments are there whose key is gone or damaged.
+    fn key(&mut self) -> io::Result<u64>;
     /// Numbers of all segments, in no order.
     ///
     /// # Errors

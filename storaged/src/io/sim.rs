@@ -129,6 +129,10 @@ impl SimDisk {
 }
 
 impl Disk for SimDisk {
+    fn key(&mut self) -> io::Result<u64> {
+        Ok(7)
+    }
+
     fn segments(&self) -> io::Result<Vec<u64>> {
         Ok(self.files.keys().copied().collect())
     }

@@ -1,6 +1,7 @@
 //! Segments as files of a directory.
 
 use super::Disk;
+use mareedb_ipc::wire::RandomId;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::{self, File};
 use std::io;
@@ -60,7 +61,51 @@ impl StdDisk {
     }
 }
 
+/// Bytes of the key's file: magic, key, CRC-32C of both.
+const KEY_FILE_BYTES: usize = 20;
+const KEY_MAGIC: &[u8; 8] = b"MAREEKEY";
+
+fn key_file(key: u64) -> [u8; KEY_FILE_BYTES] {
+    let mut bytes = [0; KEY_FILE_BYTES];
+    bytes[..8].copy_from_slice(KEY_MAGIC);
+    bytes[8..16].copy_from_slice(&key.to_le_bytes());
+    let sum = crc32c::crc32c(&bytes[..16]);
+    bytes[16..].copy_from_slice(&sum.to_le_bytes());
+    bytes
+}
+
 impl Disk for StdDisk {
+    fn key(&mut self) -> io::Result<u64> {
+        let path = self.dir.join("key");
+        let damaged = |what: &str| {
+            let what = format!("{}: {what}", path.display());
+            io::Error::new(io::ErrorKind::InvalidData, what)
+        };
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let key = bytes.get(8..16).and_then(|key| key.try_into().ok());
+                let key = u64::from_le_bytes(key.ok_or_else(|| damaged("the key is cut short"))?);
+                if bytes != key_file(key) {
+                    return Err(damaged("the key of the log is not what was written"));
+                }
+                Ok(key)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !self.segments()?.is_empty() {
+                    return Err(damaged("segments are there, and their key is not"));
+                }
+                let key = u64::try_from(RandomId::draw().0 >> 64).map_err(io::Error::other)?;
+                let new = self.dir.join("new-key");
+                fs::write(&new, key_file(key))?;
+                File::open(&new)?.sync_all()?;
+                fs::rename(&new, &path)?;
+                self.sync_dir()?;
+                Ok(key)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     fn segments(&self) -> io::Result<Vec<u64>> {
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
@@ -81,6 +126,16 @@ impl Disk for StdDisk {
     }
 
     fn create(&mut self, segment: u64, bytes: u64) -> io::Result<()> {
+        // A half one, tried again and again, would take the room that others need.
+        let room = nix::sys::statvfs::statvfs(&self.dir)?;
+        #[allow(
+            clippy::useless_conversion,
+            reason = "its width differs between systems"
+        )]
+        let free = u64::from(room.blocks_available()) * u64::from(room.fragment_size());
+        if free < bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let new = self.dir.join(format!("new-{segment}"));
         let made = fill(&new, bytes)
             .and_then(|()| fs::rename(&new, self.path(segment)))

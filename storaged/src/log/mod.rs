@@ -112,6 +112,7 @@ pub struct Log {
     /// What it holds, written or about to be.
     pub index: Index,
     segment_bytes: u64,
+    key: u64,
     incarnation: u64,
     /// Segments in use, ascending; the last one is written to.
     segments: Vec<u64>,
@@ -160,7 +161,8 @@ impl Log {
         options: LogOptions,
         alive: &dyn Fn(),
     ) -> Result<Log, LogError> {
-        let recovered = recover(disk, options.cache_bytes_max, alive)?;
+        let key = disk.key()?;
+        let recovered = recover(disk, key, options.cache_bytes_max, alive)?;
         if recovered.next_lsn <= options.acknowledged {
             let (segment, offset) = recovered.end;
             // LOG-3: before anything is written that would hide it.
@@ -184,6 +186,7 @@ impl Log {
             next_number: numbers.into_iter().max().map_or(1, |last| last + 1),
             index: recovered.index,
             segment_bytes: options.segment_bytes,
+            key,
             incarnation: options.incarnation,
             segments: recovered.segments,
             spare: recovered.spare.into(),
@@ -199,6 +202,8 @@ impl Log {
             sealed: None,
         };
         log.index.set_durable(log.durable);
+        // On a full disk the next segment takes the file of one that nobody needs.
+        log.recycle();
         alive();
         // LOG-4: in a new segment, so that nothing which lands late in an old one can ever follow it.
         if let Some(work) = log.prepare() {
@@ -295,6 +300,13 @@ impl Log {
         Some(FileWork::Sealed { number })
     }
 
+    /// The file of the next segment could not be made.
+    pub fn unprepared(&mut self) {
+        if let Next::Asked(_) = self.next {
+            self.next = Next::Missing;
+        }
+    }
+
     /// A file that is to be deleted, when too many wait to be used again.
     pub fn surplus(&mut self) -> Option<FileWork> {
         let oldest = *self.spare.front()?;
@@ -345,6 +357,7 @@ impl Log {
             lsn,
             durable: self.durable,
             incarnation: self.incarnation,
+            key: self.key,
             records,
         }
         .encode();

@@ -60,6 +60,7 @@ enum Place {
 #[derive(Debug)]
 pub struct Plan {
     group: GroupId,
+    key: u64,
     places: Vec<Place>,
     pins: Vec<Pin>,
 }
@@ -70,6 +71,7 @@ impl Log {
     pub fn plan(&self, group: GroupId, from: u64, to: u64, max_bytes: usize) -> Plan {
         let mut plan = Plan {
             group,
+            key: self.key,
             places: Vec::new(),
             pins: Vec::new(),
         };
@@ -105,6 +107,7 @@ impl Log {
     pub(super) fn plan_of(&self, group: GroupId, indexes: &[u64]) -> Plan {
         let mut whole = Plan {
             group,
+            key: self.key,
             places: Vec::new(),
             pins: Vec::new(),
         };
@@ -145,7 +148,7 @@ impl Plan {
             };
             // Neighbours lie in the same unit: it is read once.
             if unit.as_ref().is_none_or(|(at, _)| *at != location) {
-                unit = Some((location, entries_at(disk, self.group, location)?));
+                unit = Some((location, entries_at(disk, self.key, self.group, location)?));
             }
             let found = unit
                 .iter()
@@ -165,11 +168,12 @@ impl Plan {
 /// All entries of a group in a unit, in order.
 fn entries_at(
     disk: &dyn Disk,
+    key: u64,
     group: GroupId,
     location: Location,
 ) -> Result<Vec<LogEntry>, LogError> {
     let bytes = disk.read_at(location.segment, location.offset, location.bytes)?;
-    let unit = match Unit::decode(&bytes) {
+    let unit = match Unit::decode(&bytes, key) {
         Found::Unit(unit, _) if unit.segment == location.segment && unit.lsn == location.lsn => {
             unit
         }

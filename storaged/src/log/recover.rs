@@ -78,12 +78,13 @@ struct Beyond {
     used: u64,
 }
 
-/// Reads all segments. `alive` is called between them.
+/// Reads all segments of the log with this key. `alive` is called again and again.
 ///
 /// # Errors
 /// Damage, or the disk.
 pub fn recover(
     disk: &dyn Disk,
+    key: u64,
     cache_bytes_max: usize,
     alive: &dyn Fn(),
 ) -> Result<Recovered, LogError> {
@@ -102,7 +103,7 @@ pub fn recover(
     for number in &numbers {
         // Those that are not in memory come while the first ones are looked at.
         let header = unit::HEADER_BYTES.min(usize::try_from(disk.bytes(*number)?).unwrap_or(0));
-        let claim = Unit::claim(&disk.read_at(*number, 0, header)?);
+        let claim = Unit::claim(&disk.read_at(*number, 0, header)?, key);
         if claim.is_some_and(|(segment, _)| segment == *number) {
             disk.expect_read(*number)?;
         }
@@ -110,7 +111,7 @@ pub fn recover(
     let mut run = Run::default();
     for number in numbers {
         alive();
-        let mut source = Source::new(disk, number)?;
+        let mut source = Source::new(disk, key, number, alive)?;
         let scanned = scan(&mut source)?;
         if scanned.units.is_empty() && beyond(&mut source, 0, SPARE_BYTES, 0)?.durable.is_none() {
             recovered.spare.push(number);
@@ -119,7 +120,7 @@ pub fn recover(
         }
     }
     alive();
-    run.end(disk, &mut recovered)?;
+    run.end(disk, key, alive, &mut recovered)?;
     Ok(recovered)
 }
 
@@ -183,13 +184,24 @@ impl Run {
         Ok(())
     }
 
-    fn end(mut self, disk: &dyn Disk, recovered: &mut Recovered) -> Result<(), LogError> {
+    fn end(
+        mut self,
+        disk: &dyn Disk,
+        key: u64,
+        alive: &dyn Fn(),
+        recovered: &mut Recovered,
+    ) -> Result<(), LogError> {
         let Some(last) = self.waiting.take() else {
             return Ok(());
         };
         let (segment, end) = (last.segment, last.end);
         let next = last.units.last().map_or(0, |(unit, _)| unit.lsn + 1);
-        let beyond = beyond(&mut Source::new(disk, segment)?, end, u64::MAX, next)?;
+        let beyond = beyond(
+            &mut Source::new(disk, key, segment, alive)?,
+            end,
+            u64::MAX,
+            next,
+        )?;
         recovered.end = (segment, end);
         recovered.discarded = beyond.used.saturating_sub(end);
         self.take(last, u64::MAX, recovered)?;
@@ -212,17 +224,26 @@ impl Run {
 /// A segment, read in windows: often most of a file is not looked at.
 struct Source<'a> {
     disk: &'a dyn Disk,
+    key: u64,
     segment: u64,
+    alive: &'a dyn Fn(),
     bytes: u64,
     start: u64,
     window: Vec<u8>,
 }
 
 impl<'a> Source<'a> {
-    fn new(disk: &'a dyn Disk, segment: u64) -> io::Result<Source<'a>> {
+    fn new(
+        disk: &'a dyn Disk,
+        key: u64,
+        segment: u64,
+        alive: &'a dyn Fn(),
+    ) -> io::Result<Source<'a>> {
         Ok(Source {
             disk,
+            key,
             segment,
+            alive,
             bytes: disk.bytes(segment)?,
             start: 0,
             window: Vec::new(),
@@ -237,6 +258,7 @@ impl<'a> Source<'a> {
         if offset < self.start || end > held {
             let len = (end - offset).max(WINDOW_BYTES).min(self.bytes - offset);
             let len = usize::try_from(len).map_err(io::Error::other)?;
+            (self.alive)();
             self.window = self.disk.read_at(self.segment, offset, len)?;
             self.start = offset;
         }
@@ -246,10 +268,11 @@ impl<'a> Source<'a> {
 
     /// The unit at an offset that was written to this segment. Others are not looked at closely.
     fn unit(&mut self, offset: u64) -> io::Result<Found> {
-        let claim = Unit::claim(self.at(offset, unit::HEADER_BYTES as u64)?);
+        let key = self.key;
+        let claim = Unit::claim(self.at(offset, unit::HEADER_BYTES as u64)?, key);
         match claim {
             Some((segment, bytes)) if segment == self.segment => {
-                Ok(Unit::decode(self.at(offset, bytes)?))
+                Ok(Unit::decode(self.at(offset, bytes)?, key))
             }
             _ => Ok(Found::Nothing),
         }

@@ -2,8 +2,11 @@
 //! written again.
 //!
 //! Header, little-endian, 64 bytes: magic `MAREEUNT`, segment u64, LSN u64, durable-up-to LSN u64, incarnation u64, payload
-//! length u32, version u32 (0), CRC-32C u32 over the header without this field and the payload, 12 bytes 0. The payload is
-//! the postcard of the records; the rest of the last block is 0 and means nothing.
+//! length u32, version u32 (0), CRC-32C u32 over the header without this field and the payload, the log's key u64, 4 bytes 0.
+//! The payload is the postcard of the records; the rest of the last block is 0 and means nothing.
+//!
+//! The key is drawn when the log is made, and nobody is told: bytes of a client, which lie in payloads as they came, can
+//! never be taken for a unit.
 
 use mareedb_ipc::wire::storage::{KeyRange, LogEntry, NodeRecord};
 use mareedb_ipc::wire::{GroupId, LogPosition, OperationId, ReplicaId, Vote, decode, encode};
@@ -15,6 +18,7 @@ pub const BLOCK: usize = 4096;
 pub const HEADER_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"MAREEUNT";
 const CRC_AT: usize = 48;
+const KEY_AT: usize = 52;
 /// Of the format of units.
 const VERSION: u32 = 0;
 
@@ -142,8 +146,15 @@ pub struct Unit {
     pub durable: u64,
     /// Incarnation of storaged that wrote it.
     pub incarnation: u64,
+    /// The key of its log.
+    pub key: u64,
     /// Its records.
     pub records: Vec<Record>,
+}
+
+fn checksum(header: &[u8], key: &[u8], payload: &[u8]) -> u32 {
+    let before = crc32c::crc32c_append(crc32c::crc32c(header), key);
+    crc32c::crc32c_append(before, payload)
 }
 
 impl Unit {
@@ -158,8 +169,10 @@ impl Unit {
         let len = u32::try_from(payload.len()).expect("batches are capped");
         out.extend_from_slice(&len.to_le_bytes());
         out.extend_from_slice(&VERSION.to_le_bytes());
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&out), &payload);
+        let key = self.key.to_le_bytes();
+        let crc = checksum(&out, &key, &payload);
         out.extend_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(&key);
         out.resize(HEADER_BYTES, 0);
         out.extend_from_slice(&payload);
         out.resize(out.len().next_multiple_of(BLOCK), 0);
@@ -168,9 +181,9 @@ impl Unit {
 
     /// The segment that a header names, and the bytes of its unit without what fills up the last block; nothing of it is
     /// checked.
-    pub fn claim(header: &[u8]) -> Option<(u64, u64)> {
+    pub fn claim(header: &[u8], key: u64) -> Option<(u64, u64)> {
         let header = header.get(..HEADER_BYTES)?;
-        if &header[..8] != MAGIC {
+        if &header[..8] != MAGIC || header[KEY_AT..KEY_AT + 8] != key.to_le_bytes() {
             return None;
         }
         let segment = u64::from_le_bytes(header[8..16].try_into().ok()?);
@@ -178,14 +191,14 @@ impl Unit {
         Some((segment, HEADER_BYTES as u64 + u64::from(len)))
     }
 
-    /// What is at the start of `bytes`.
-    pub fn decode(bytes: &[u8]) -> Found {
-        Self::parse(bytes).unwrap_or(Found::Nothing)
+    /// What is at the start of `bytes`, of the log with this key.
+    pub fn decode(bytes: &[u8], key: u64) -> Found {
+        Self::parse(bytes, key).unwrap_or(Found::Nothing)
     }
 
-    fn parse(bytes: &[u8]) -> Option<Found> {
+    fn parse(bytes: &[u8], key: u64) -> Option<Found> {
         let header = bytes.get(..HEADER_BYTES)?;
-        if &header[..8] != MAGIC {
+        if &header[..8] != MAGIC || header[KEY_AT..KEY_AT + 8] != key.to_le_bytes() {
             return None;
         }
         let word =
@@ -195,8 +208,7 @@ impl Unit {
         let len = half(40) as usize;
         let end = HEADER_BYTES.checked_add(len)?;
         let payload = bytes.get(HEADER_BYTES..end)?;
-        let crc = crc32c::crc32c_append(crc32c::crc32c(&header[..CRC_AT]), payload);
-        if crc != half(CRC_AT) {
+        if checksum(&header[..CRC_AT], &key.to_le_bytes(), payload) != half(CRC_AT) {
             return None;
         }
         let (segment, lsn) = (word(8), word(16));
@@ -214,6 +226,7 @@ impl Unit {
             lsn,
             durable: word(24),
             incarnation: word(32),
+            key,
             records,
         };
         Some(Found::Unit(unit, end.next_multiple_of(BLOCK)))
@@ -239,6 +252,8 @@ pub enum Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const KEY: u64 = 0x1234_5678_9ABC;
     use bytes::Bytes;
     use mareedb_ipc::wire::RandomId;
     use mareedb_ipc::wire::storage::EntryBody;
@@ -310,6 +325,7 @@ mod tests {
                 lsn: words[1],
                 durable: words[2],
                 incarnation: words[3],
+                key: KEY,
                 records,
             }
         })
@@ -329,7 +345,7 @@ mod tests {
             if magic && bytes.len() > 8 {
                 bytes[..8].copy_from_slice(MAGIC);
             }
-            prop_assert_eq!(Unit::decode(&bytes), Found::Nothing);
+            prop_assert_eq!(Unit::decode(&bytes, KEY), Found::Nothing);
         }
 
         #[test]
@@ -337,7 +353,7 @@ mod tests {
             let bytes = unit.encode();
             prop_assert!(bytes.len().is_multiple_of(BLOCK));
             let whole = bytes.len();
-            prop_assert_eq!(Unit::decode(&bytes), Found::Unit(unit, whole));
+            prop_assert_eq!(Unit::decode(&bytes, KEY), Found::Unit(unit, whole));
         }
 
         #[test]
@@ -349,9 +365,9 @@ mod tests {
             bad[byte] ^= flip;
             // The last bytes of the header say nothing, and are not covered.
             if !(52..HEADER_BYTES).contains(&byte) {
-                prop_assert_eq!(Unit::decode(&bad), Found::Nothing, "byte {}", byte);
+                prop_assert_eq!(Unit::decode(&bad, KEY), Found::Nothing, "byte {}", byte);
             }
-            prop_assert_eq!(Unit::decode(&bytes[..at.index(end)]), Found::Nothing);
+            prop_assert_eq!(Unit::decode(&bytes[..at.index(end)], KEY), Found::Nothing);
         }
     }
 
@@ -362,28 +378,48 @@ mod tests {
             lsn: 9,
             durable: 8,
             incarnation: 1,
+            key: KEY,
             records: vec![Record::Mark],
         };
         let foreign = Found::Foreign { segment: 3, lsn: 9 };
         let seal = |bytes: &mut Vec<u8>| {
             let end = covered(bytes);
-            let crc =
-                crc32c::crc32c_append(crc32c::crc32c(&bytes[..CRC_AT]), &bytes[HEADER_BYTES..end]);
+            let crc = checksum(
+                &bytes[..CRC_AT],
+                &KEY.to_le_bytes(),
+                &bytes[HEADER_BYTES..end],
+            );
             bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
         };
         let mut newer = unit.encode();
         newer[44] = 1;
         assert_eq!(
-            Unit::decode(&newer),
+            Unit::decode(&newer, KEY),
             Found::Nothing,
             "not what its checksum says"
         );
         seal(&mut newer);
-        assert_eq!(Unit::decode(&newer), foreign);
+        assert_eq!(Unit::decode(&newer, KEY), foreign);
         // A record that this version does not know.
         let mut unknown = unit.encode();
         unknown[HEADER_BYTES + 1] = 99;
         seal(&mut unknown);
-        assert_eq!(Unit::decode(&unknown), foreign);
+        assert_eq!(Unit::decode(&unknown, KEY), foreign);
+    }
+
+    #[test]
+    fn what_a_client_writes_is_never_a_unit() {
+        let forged = Unit {
+            segment: 3,
+            lsn: u64::MAX,
+            durable: u64::MAX,
+            incarnation: 0,
+            key: 0,
+            records: vec![Record::Mark],
+        }
+        .encode();
+        assert_eq!(Unit::decode(&forged, KEY), Found::Nothing);
+        assert_eq!(Unit::claim(&forged, KEY), None);
+        assert!(matches!(Unit::decode(&forged, 0), Found::Unit(..)));
     }
 }

@@ -32,8 +32,12 @@ impl Answers {
 
     /// Sends a message now, or when there is room.
     pub fn send(&self, message: &FromStorage) {
+        self.push(encode(message));
+    }
+
+    fn push(&self, message: Vec<u8>) {
         let mut inner = self.0.lock();
-        inner.waiting.push_back(encode(message));
+        inner.waiting.push_back(message);
         if let Err(error) = inner.flush() {
             inner.error.get_or_insert(error);
         }
@@ -41,7 +45,24 @@ impl Answers {
 
     /// Answers a request.
     pub fn answer(&self, request: u64, body: StorageAnswer) {
-        self.send(&FromStorage::Answer { request, body });
+        let mut encoded = encode(&FromStorage::Answer { request, body });
+        let max = self.message_max();
+        if encoded.len() > max {
+            // The ring would not take it, and asking again would not make it smaller.
+            let message = format!(
+                "an answer of {} bytes, the ring carries {max}",
+                encoded.len()
+            );
+            tracing::error!(request, message);
+            let body = StorageAnswer::Failed { message };
+            encoded = encode(&FromStorage::Answer { request, body });
+        }
+        self.push(encoded);
+    }
+
+    /// Bytes of the largest message that the ring carries.
+    pub fn message_max(&self) -> usize {
+        self.0.lock().sender.max_message()
     }
 
     /// Moves what waits. `true`: nothing waits, or the consumer will ring when there is room.

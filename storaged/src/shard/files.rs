@@ -14,31 +14,44 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) fn serve(shared: &Shared, works: &Receiver<FileWork>) -> Result<(), Ended> {
     let mut disk = StdDisk::unlocked(&shared.log_dir);
+    let mut full = false;
     for work in works {
-        let mut told = false;
-        while let Err(error) = work.run(&mut disk) {
-            let full = matches!(
-                error.kind(),
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-            );
-            let what = format!("{}: {work:?}: {error}", shared.log_dir.display());
-            if !full {
+        let done = work.run(&mut disk);
+        let prepares = matches!(work, FileWork::Prepare { .. });
+        match done {
+            Ok(()) if prepares => {
+                if std::mem::take(&mut full) {
+                    tracing::info!("the disk has room again");
+                }
+                shared.log.lock().prepared();
+                shared.bell.ring();
+            }
+            Ok(()) => {}
+            Err(error) if prepares && is_full(&error) => {
+                // Nothing is lost: what waits for the segment is not acknowledged, and the board shows a stalled disk. The
+                // log plans anew, with a file that nobody needs any more if there is one by then.
+                if !std::mem::replace(&mut full, true) {
+                    tracing::error!(
+                        "{}: {work:?}: {error}; tried again every {AGAIN:?}",
+                        shared.log_dir.display()
+                    );
+                }
+                std::thread::sleep(AGAIN);
+                shared.log.lock().unprepared();
+                shared.bell.ring();
+            }
+            Err(error) => {
+                let what = format!("{}: {work:?}: {error}", shared.log_dir.display());
                 return Err(Ended::Failed(ExitCode::Io, what));
             }
-            // Nothing is lost: what waits for the segment is not acknowledged, and the board shows a stalled disk.
-            if !told {
-                tracing::error!("{what}; tried again every {AGAIN:?}");
-                told = true;
-            }
-            std::thread::sleep(AGAIN);
-        }
-        if told {
-            tracing::info!("the disk has room again");
-        }
-        if matches!(work, FileWork::Prepare { .. }) {
-            shared.log.lock().prepared();
-            shared.bell.ring();
         }
     }
     Ok(())
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
 }

@@ -1,5 +1,5 @@
 //! Threads beside the executor, for everything that may block: one applies, one reads logs and state machines, one moves
-//! snapshots, one flushes and merges trees, one minds files. They answer by themselves, and tell the executor what it has to
+//! snapshots, one flushes trees, one merges their files, one minds those of the log. They answer by themselves, and tell the executor what it has to
 //! know.
 
 use super::answers::Answers;
@@ -19,11 +19,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Old versions are collected and files merged so often.
-const MAINTAIN: Duration = Duration::from_secs(10);
+const MAINTAIN: Duration = Duration::from_secs(1);
+/// So many times `storage.unflushed_bytes_max` may be in memory.
+const UNFLUSHED_FACTOR: u64 = 4;
 /// What is worth a file is flushed so often: a restart applies the rest again.
 const FLUSH: Duration = Duration::from_secs(2);
 /// Unflushed bytes are looked at so often.
 const LOOK: Duration = Duration::from_millis(100);
+/// What an answer takes beside its outcomes, at most.
+const ANSWER_EXTRA_BYTES: usize = 256;
+/// What an outcome takes beside its bytes, at most.
+const OUTCOME_EXTRA_BYTES: usize = 20;
 /// Bytes of entries that are applied at once.
 const APPLY_BYTES_MAX: usize = 1 << 20;
 
@@ -40,6 +46,9 @@ pub(super) enum Read {
     /// Entries that are to be moved to another segment.
     Cold(Vec<Plan>),
 }
+
+/// What nobody says.
+pub(super) enum Never {}
 
 /// What the flushing thread does.
 pub(super) enum Keep {
@@ -72,6 +81,9 @@ pub(super) struct Threads {
     pub(super) read: Sender<Read>,
     pub(super) snapshots: Sender<Asked>,
     pub(super) keep: Sender<Keep>,
+    /// Nothing is asked; it ends when this is dropped.
+    #[allow(dead_code, reason = "it is held")]
+    pub(super) merge: Sender<Never>,
     pub(super) files: Sender<FileWork>,
 }
 
@@ -139,6 +151,7 @@ pub(super) fn start(shared: &Shared) -> Threads {
         read: spawn("read", shared, read),
         snapshots: spawn("snapshots", shared, snapshots),
         keep: spawn("keep", shared, keep),
+        merge: spawn("merge", shared, merge),
         files: spawn("files", shared, files::serve),
     }
 }
@@ -189,6 +202,7 @@ fn apply_entries(
     let next = applied.map_or(0, |at| at.index + 1);
     let mut from = next.min(results_from);
     let mut outcomes = Vec::new();
+    let (mut bytes, room) = (ANSWER_EXTRA_BYTES, shared.answers.message_max());
     while from <= upto.index {
         let plan = shared
             .log
@@ -210,7 +224,18 @@ fn apply_entries(
             )));
         }
         from += entries.len() as u64;
-        outcomes.extend(shared.store.apply(group, &entries, results_from)?);
+        for outcome in shared.store.apply(group, &entries, results_from)? {
+            // The rest is asked for again.
+            bytes += outcome.1.len() + OUTCOME_EXTRA_BYTES;
+            if bytes > room {
+                break;
+            }
+            outcomes.push(outcome);
+        }
+        if shared.store.unflushed_bytes() > UNFLUSHED_FACTOR * shared.unflushed_bytes_max {
+            // The flushing thread does not keep up: memory is bounded all the same, and applying waits for the disk.
+            flush(shared)?;
+        }
         let new = from.saturating_sub(next).min(entries.len() as u64);
         shared.board.add(Gauge::Applied, new);
     }
@@ -316,7 +341,6 @@ fn keep(shared: &Shared, works: &Receiver<Keep>) -> Result<(), Ended> {
         }
         Ok(())
     };
-    let mut maintained = Instant::now();
     let mut flushed = Instant::now();
     let mut full = false;
     loop {
@@ -353,12 +377,31 @@ fn keep(shared: &Shared, works: &Receiver<Keep>) -> Result<(), Ended> {
                 }
             }
         }
-        if maintained.elapsed() > MAINTAIN {
-            maintained = Instant::now();
-            match store.maintain() {
-                Err(error) if is_full(&error) => tracing::error!("maintenance: {error}"),
-                done => done?,
-            }
+    }
+}
+
+/// Flushes everything; a full disk is the flushing thread's to tell.
+fn flush(shared: &Shared) -> Result<(), Ended> {
+    for (group, ..) in shared.store.replicas() {
+        match shared.store.flush(group) {
+            Err(error) if !is_full(&error) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Collects old versions and merges files; beside the flushing thread, which must not wait for a large merge.
+fn merge(shared: &Shared, ends: &Receiver<Never>) -> Result<(), Ended> {
+    loop {
+        match ends.recv_timeout(MAINTAIN) {
+            Ok(never) => match never {},
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        match shared.store.maintain() {
+            Err(error) if is_full(&error) => tracing::error!("maintenance: {error}"),
+            done => done?,
         }
     }
 }

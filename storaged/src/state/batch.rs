@@ -6,7 +6,7 @@ use super::keys;
 use super::records::{self, System};
 use super::tree::{Changes, Pin};
 use serde::Serialize;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::Bound;
 
@@ -34,12 +34,17 @@ struct Undo {
     changes: Vec<(Vec<u8>, Had)>,
 }
 
+/// Larger values are read again.
+const KNOWN_BYTES_MAX: usize = 4 << 10;
+
 /// An open batch.
 pub(super) struct Batch {
     base: Pin,
     /// What was read from below: an entry looks at the same pairs several times, and so does the next.
     known: RefCell<HashMap<Vec<u8>, Option<Vec<u8>>>>,
     changes: Changes,
+    /// Bytes of keys and values that were put into either.
+    bytes: Cell<usize>,
     undo: Option<Undo>,
     pub(super) system: System,
 }
@@ -50,9 +55,19 @@ impl Batch {
             base,
             known: RefCell::default(),
             changes: Changes::new(),
+            bytes: Cell::new(0),
             undo: None,
             system,
         }
+    }
+
+    fn count(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() + bytes);
+    }
+
+    /// Bytes that the batch holds, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.get()
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
@@ -63,7 +78,11 @@ impl Batch {
                     return Ok(known.clone());
                 }
                 let found = self.base.get(key)?;
-                self.known.borrow_mut().insert(key.to_vec(), found.clone());
+                let size = found.as_ref().map_or(0, Vec::len);
+                if size <= KNOWN_BYTES_MAX {
+                    self.count(key.len() + size);
+                    self.known.borrow_mut().insert(key.to_vec(), found.clone());
+                }
                 Ok(found)
             }
         }
@@ -104,6 +123,7 @@ impl Batch {
             let before = self.changes.get(&key).cloned();
             undo.changes.push((key.clone(), before));
         }
+        self.count(key.len() + value.as_ref().map_or(0, Vec::len));
         self.changes.insert(key, value);
         Ok(())
     }

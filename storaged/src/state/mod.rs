@@ -228,10 +228,10 @@ impl Store {
     }
 
     /// Applies entries, which follow what is applied without a hole; those at or below change nothing. Gives the outcomes
-    /// of commands from index `results_from` on.
+    /// of commands from index `results_from` on, the first 16 MiB of them.
     ///
     /// # Errors
-    /// A hole, damage, or the disk; then nothing changed.
+    /// A hole, damage, or the disk; then nothing of the entry that it is about, and of those after it, was applied.
     pub fn apply(
         &self,
         group: GroupId,

@@ -18,6 +18,10 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Bytes of what is read and changed after which a batch ends: entries of a few bytes may supersede large values.
+const BATCH_BYTES_MAX: usize = 16 << 20;
+/// Bytes of outcomes that one call gives.
+const OUTCOMES_BYTES_MAX: usize = 16 << 20;
 /// Superseded versions that one round of collection removes.
 const COLLECT_AT_ONCE: usize = 4096;
 /// Bytes of one page of a range read, whatever was asked.
@@ -40,6 +44,22 @@ pub(super) struct Replica {
     flushed: AtomicU64,
     /// Held by whoever collects: versions superseded before this are gone.
     collected: Mutex<Revision>,
+}
+
+/// The first outcomes, as many as may be in memory at once; the others are asked for again.
+#[derive(Default)]
+struct Outcomes {
+    first: Vec<(u64, Bytes)>,
+    bytes: usize,
+}
+
+impl Outcomes {
+    fn add(&mut self, index: u64, outcome: Bytes) {
+        self.bytes += outcome.len();
+        if self.bytes <= OUTCOMES_BYTES_MAX {
+            self.first.push((index, outcome));
+        }
+    }
 }
 
 /// Whether a tree is in force.
@@ -124,12 +144,31 @@ impl Replica {
         if *standing == Standing::Replaced {
             return Ok(None);
         }
+        let mut outcomes = Outcomes::default();
+        let mut rest = entries;
+        while !rest.is_empty() {
+            rest = self.apply_some(rest, results_from, &mut outcomes)?;
+        }
+        Ok(Some(outcomes.first))
+    }
+
+    /// Applies entries as one batch until it is large; gives those that are left. What comes before an error is applied.
+    fn apply_some<'a>(
+        &self,
+        entries: &'a [LogEntry],
+        results_from: u64,
+        outcomes: &mut Outcomes,
+    ) -> Result<&'a [LogEntry], StoreError> {
         let system = self.system.read().clone();
         let mut applied = system.meta.last_applied;
         let mut batch = Batch::new(self.tree.pin(), system);
-        let mut outcomes = Vec::new();
         let mut changed = false;
+        let mut taken = 0;
         for entry in entries {
+            if batch.bytes() > BATCH_BYTES_MAX {
+                break;
+            }
+            taken += 1;
             let index = entry.position.index;
             let outcome = if applied.is_some_and(|applied| index <= applied.index) {
                 if index < results_from {
@@ -153,7 +192,7 @@ impl Replica {
             if let Some(outcome) = outcome
                 && index >= results_from
             {
-                outcomes.push((index, outcome));
+                outcomes.add(index, outcome);
             }
         }
         if changed {
@@ -166,7 +205,7 @@ impl Replica {
             drop(shown);
             self.written.fetch_add(bytes, Ordering::AcqRel);
         }
-        Ok(Some(outcomes))
+        Ok(&entries[taken..])
     }
 
     /// Persists what is applied now. Blocks for the disk, not for readers or further batches.

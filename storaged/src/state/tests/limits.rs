@@ -343,3 +343,31 @@ fn an_entry_that_cannot_be_read_is_damage_and_changes_nothing() {
     assert_eq!(writer.store.digest(GROUP), before);
     assert_eq!(get(&writer.store, b"k", None), None);
 }
+
+#[test]
+fn entries_that_supersede_much_are_applied_in_parts_and_give_the_same_state() {
+    let value = vec![b'v'; 1 << 20];
+    let key = |number: u64| format!("key-{number}").into_bytes();
+    let mut log = vec![entry(0, 1, &open_session())];
+    for number in 1..=40 {
+        let put = put(&key(number), &value);
+        log.push(entry(number, 1, &write(number, 1, None, txn(vec![put]))));
+    }
+    for number in 41..=80 {
+        let delete = Op::Delete {
+            key: key(number - 40).into(),
+        };
+        log.push(entry(number, 2, &write(number, 1, None, txn(vec![delete]))));
+    }
+    let (dir, other_dir) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (whole, single) = (store(dir.path()), store(other_dir.path()));
+    whole.apply(GROUP, &log[..41], u64::MAX).unwrap();
+    let outcomes = whole.apply(GROUP, &log[41..], 0).unwrap();
+    assert_eq!(outcomes.len(), 40);
+    for entry in log.chunks(1) {
+        single.apply(GROUP, entry, u64::MAX).unwrap();
+    }
+    assert_eq!(whole.digest(GROUP), single.digest(GROUP), "DET-1");
+    assert_eq!(whole.applied(GROUP), single.applied(GROUP));
+    assert_eq!(get(&whole, b"key-7", None), None);
+}

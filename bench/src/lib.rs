@@ -9,3 +9,4 @@ pub mod http;
 pub mod load;
 pub mod preflight;
 pub mod rounds;
+pub mod system;

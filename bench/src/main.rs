@@ -20,6 +20,8 @@ enum Command {
     Demo(mareedb_bench::demo::Args),
     /// Daemons killed under a constant load: stalls, terms, losses.
     Failover(mareedb_bench::rounds::Args),
+    /// Throughput, latency and what they cost, side by side with etcd.
+    System(mareedb_bench::system::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         match &cli.command {
             Command::Demo(args) => mareedb_bench::demo::run(args).await,
             Command::Failover(args) => mareedb_bench::rounds::run(args).await,
+            Command::System(args) => mareedb_bench::system::run(args).await,
         }
     });
     match outcome {

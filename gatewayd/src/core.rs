@@ -2,6 +2,7 @@
 //! to the answer was lost. The state machine makes repeats take effect once; a deadline ends them.
 
 use crate::links::Calls;
+use crate::metrics::Hop;
 use crate::peer::Peers;
 use crate::peer::frame::{Call, Reply};
 use crate::session::{Request, Sessions};
@@ -292,13 +293,18 @@ impl Core {
         deadline: Instant,
     ) -> Result<Outcome, Attempt> {
         let result = match self.leader_of(group)? {
-            Leader::Here => self.calls.propose(group, command).await,
+            Leader::Here => {
+                let began = std::time::Instant::now();
+                let result = self.calls.propose(group, command).await;
+                self.metrics.hop(Hop::Propose, began);
+                result
+            }
             Leader::At(addr) => {
                 let within = deadline
                     .saturating_duration_since(Instant::now())
                     .min(FORWARD_LIMIT);
                 let call = Call::Propose { group, command };
-                let asked = self.peers.call(&addr, within, call);
+                let asked = self.forward(&addr, within, call);
                 match timeout_at(Instant::now() + within, asked).await {
                     Ok(Ok(Reply::Proposed(result))) => result,
                     Ok(Ok(_) | Err(crate::peer::Lost)) | Err(_) => return Err(Attempt::Uncertain),
@@ -313,6 +319,18 @@ impl Core {
         }
     }
 
+    async fn forward(
+        &self,
+        addr: &str,
+        within: Duration,
+        call: Call,
+    ) -> Result<Reply, crate::peer::Lost> {
+        let began = std::time::Instant::now();
+        let reply = self.peers.call(addr, within, call).await;
+        self.metrics.hop(Hop::Forward, began);
+        reply
+    }
+
     /// Reads on this node as its leader: a read index, then the reader.
     ///
     /// # Errors
@@ -322,8 +340,13 @@ impl Core {
         mut read: ReadRequest,
         limit: Duration,
     ) -> Result<Result<ReadResponse, ReadError>, ConsensusError> {
+        let began = std::time::Instant::now();
         read.min_index = self.calls.read_index(read.group).await?;
-        Ok(self.calls.read(read, limit).await)
+        self.metrics.hop(Hop::ReadIndex, began);
+        let began = std::time::Instant::now();
+        let result = self.calls.read(read, limit).await;
+        self.metrics.hop(Hop::Read, began);
+        Ok(result)
     }
 
     /// Reads what this node's replica has applied, whatever others have.
@@ -399,7 +422,7 @@ impl Core {
                 Leader::Here => self.read_here(read, within).await,
                 Leader::At(addr) => {
                     let within = within.min(FORWARD_LIMIT);
-                    let asked = self.peers.call(&addr, within, Call::Read(read));
+                    let asked = self.forward(&addr, within, Call::Read(read));
                     match timeout_at(Instant::now() + within, asked).await {
                         Ok(Ok(Reply::Read(result))) => result,
                         _ => return Err(Attempt::Uncertain),

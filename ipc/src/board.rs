@@ -67,6 +67,8 @@ pub enum Cell {
     Links,
     /// `Vec<`[`crate::LogEnd`]`>` on storaged's board.
     LogEnds,
+    /// [`crate::Counted`] on storaged's board: durations of durable log writes.
+    LogWrites,
 }
 impl Cell {
     fn index(self) -> usize {
@@ -78,6 +80,7 @@ impl Cell {
             Cell::Digests => 7,
             Cell::Links => 8,
             Cell::LogEnds => 9,
+            Cell::LogWrites => 10,
         }
     }
 }

@@ -6,6 +6,7 @@
 mod bell;
 mod board;
 mod exit;
+mod histogram;
 #[cfg(test)]
 mod hostile;
 mod inherit;
@@ -26,6 +27,7 @@ pub mod wire;
 pub use bell::Bell;
 pub use board::{BoardReader, BoardWriter, CELL_BYTES_MAX, Cell, Gauge};
 pub use exit::ExitCode;
+pub use histogram::{BOUNDS_US, Counted, Histogram};
 pub use inherit::{ENV, InheritError, Inheritance, Listeners};
 pub use memory::{Extras, InheritPlan, NodeMemory};
 pub use outbox::{Alarm, Outbox, Refusal};

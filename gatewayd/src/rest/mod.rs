@@ -2,7 +2,7 @@
 
 mod kv;
 mod pages;
-mod query;
+pub mod query;
 mod reply;
 
 use crate::core::Core;
@@ -129,45 +129,7 @@ async fn ready(State(app): State<App>) -> Response {
 }
 
 async fn metrics(State(app): State<App>) -> String {
-    use mareedb_ipc::Gauge;
-    let storage = |gauge| app.boards.storage.get(gauge);
-    app.core.metrics.text(&[
-        (
-            "mareedb_peers_connected",
-            "Peers with a live stream.",
-            app.core.peers().connected() as u64,
-        ),
-        (
-            "mareedb_data_bytes",
-            "Bytes of the state machines on disk.",
-            storage(Gauge::DataBytes),
-        ),
-        (
-            "mareedb_free_bytes",
-            "Free bytes of the data directory's file system.",
-            storage(Gauge::FreeBytes),
-        ),
-        (
-            "mareedb_log_fsync_us_p50",
-            "Median duration of recent log writes.",
-            storage(Gauge::FsyncUsP50),
-        ),
-        (
-            "mareedb_log_fsync_us_p99",
-            "99th percentile of recent log writes.",
-            storage(Gauge::FsyncUsP99),
-        ),
-        (
-            "mareedb_entries_applied",
-            "Entries applied since storaged started.",
-            storage(Gauge::Applied),
-        ),
-        (
-            "mareedb_log_writes",
-            "Log writes since storaged started.",
-            storage(Gauge::Flushes),
-        ),
-    ])
+    crate::metrics::text(&app.core, &app.boards)
 }
 
 /// The encoding of a request, base64 unless asked otherwise.

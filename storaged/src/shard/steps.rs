@@ -15,7 +15,7 @@ use futures::channel::mpsc::UnboundedReceiver;
 use mareedb_config::Config;
 use mareedb_ipc::wire::storage::{FromStorage, LogEntry, StorageAnswer, StorageRequest, ToStorage};
 use mareedb_ipc::wire::{GroupId, OperationId};
-use mareedb_ipc::{BoardWriter, ExitCode, Gauge, Receiver};
+use mareedb_ipc::{BoardWriter, Cell, ExitCode, Gauge, Histogram, Receiver};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -495,10 +495,12 @@ async fn wait(rung: &mut UnboundedReceiver<()>) {
 #[derive(Default)]
 pub(super) struct Latencies {
     recent: VecDeque<u64>,
+    all: Histogram,
 }
 
 impl Latencies {
     fn record(&mut self, took: Duration) {
+        self.all.record(took);
         if self.recent.len() == 1024 {
             self.recent.pop_front();
         }
@@ -507,6 +509,7 @@ impl Latencies {
     }
 
     fn show(&self, board: &BoardWriter) {
+        board.put(Cell::LogWrites, &self.all.counted());
         let mut sorted: Vec<u64> = self.recent.iter().copied().collect();
         sorted.sort_unstable();
         if let Some(last) = sorted.len().checked_sub(1) {

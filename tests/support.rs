@@ -63,7 +63,9 @@ pub fn cli(endpoint: &str, arguments: &[&str]) -> Output {
     static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     let path = BUILT.get_or_init(|| {
         let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--locked", "-p", "maree-db-cli"])
+            // The whole workspace: alone it would be built with other features, and all it needs once more.
+            .args(["build", "--quiet", "--locked", "--workspace"])
+            .args(["--bin", "maree-db-cli"])
             .status()
             .expect("cargo runs");
         assert!(status.success(), "maree-db-cli does not build");

@@ -42,6 +42,9 @@ pub struct Args {
     /// Repetitions of everything.
     #[arg(long, default_value_t = 3)]
     pub repeat: usize,
+    /// Build the executables of the nodes first.
+    #[arg(long, hide = true)]
+    pub build: bool,
     /// Directory for data and logs.
     #[arg(long, default_value = "target/system")]
     pub dir: PathBuf,
@@ -66,6 +69,9 @@ struct Row {
 /// A cluster does not start, or requests fail.
 #[allow(clippy::print_stdout, reason = "its output is its purpose")]
 pub async fn run(args: &Args) -> Result<(), String> {
+    if args.build {
+        crate::demo::build_executables()?;
+    }
     let mut rows: Vec<Row> = Vec::new();
     for repetition in 1..=args.repeat {
         for system in &args.systems {

@@ -1,13 +1,17 @@
 //! What this node says of itself: its identity, whom to dial, that it lives, and the view of the cluster.
 
-use super::{Host, VIEW_MS};
+use super::{Host, LOOK_MS, VIEW_MS};
 use crate::formation::{Formation, Proposal};
 use crate::frames::{Frame, LeaderReport};
 use crate::view::{Sources, lags, metrics, view};
 use mareedb_ipc::wire::gateway::{FromConsensus, Target};
 use mareedb_ipc::wire::view::{ClusterView, NodeIdentity, Reason};
-use mareedb_ipc::wire::{META_GROUP, RandomId};
+use mareedb_ipc::wire::{GroupId, META_GROUP, RandomId};
 use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
+
+/// A group, this replica's part in it, its leader and term.
+pub(super) type Glance = (GroupId, ServerState, Option<u64>, u64);
 
 impl Host {
     /// The supervisor has put the advertised address into the configuration.
@@ -63,7 +67,31 @@ impl Host {
         }
     }
 
+    /// Who leads, as far as this node's replicas know: what a gateway must know at once.
+    fn glance(&self) -> Vec<Glance> {
+        self.replicas
+            .iter()
+            .map(|(group, (replica, _))| {
+                let metrics = replica.raft().metrics();
+                let metrics = metrics.borrow_watched();
+                (
+                    *group,
+                    metrics.state,
+                    metrics.current_leader,
+                    metrics.current_term,
+                )
+            })
+            .collect()
+    }
+
+    /// Tells gatewayd what changed. The view is made anew when it may have, not in every turn: a turn is some microseconds.
     pub(super) fn send_view(&mut self, now: u64) {
+        let glance = self.glance();
+        if self.sent_view.is_some() && glance == self.glanced && now < self.next.look {
+            return;
+        }
+        self.glanced = glance;
+        self.next.look = now + LOOK_MS;
         let rejected = self.peers.rejected_by();
         let turned_away = (!rejected.is_empty()).then(|| Reason {
             code: "FOREIGN_CLUSTER".into(),

@@ -31,6 +31,8 @@ use tokio::sync::mpsc;
 const BATCH: usize = 256;
 /// The whole view goes out at least so often.
 const VIEW_MS: u64 = 200;
+/// What is in the view beside who leads is looked at so often.
+const LOOK_MS: u64 = 20;
 /// A node says that it lives so often.
 const PING_MS: u64 = 300;
 /// Formation ticks so often.
@@ -97,6 +99,7 @@ pub struct Host {
     ages: Ages,
     began: Instant,
     sent_view: Option<ClusterView>,
+    glanced: Vec<announce::Glance>,
     sent_targets: Option<(NodeIdentity, Vec<Target>)>,
     next: Timers,
     stable_since: u64,
@@ -122,6 +125,7 @@ struct Bootstrapped {
 #[derive(Default)]
 struct Timers {
     view: u64,
+    look: u64,
     ping: u64,
     formation: u64,
     sample: u64,
@@ -173,6 +177,7 @@ impl Host {
             ages: Ages::default(),
             began: Instant::now(),
             sent_view: None,
+            glanced: Vec::new(),
             sent_targets: None,
             next: Timers::default(),
             stable_since: 0,

@@ -1,7 +1,7 @@
 //! Query strings and transaction bodies of any bytes are requests or errors with a code.
 #![no_main]
 
-use mareedb_api::rest::{Encoding, Txn};
+use mareedb_api::rest::{Encoding, TxnBody};
 use mareedb_gatewayd::rest::query::Params;
 
 libfuzzer_sys::fuzz_target!(|input: (&str, &[u8])| {
@@ -13,7 +13,7 @@ libfuzzer_sys::fuzz_target!(|input: (&str, &[u8])| {
         let _ = (params.encoding(), params.consistency());
         let _ = params.finish();
     }
-    if let Ok(txn) = serde_json::from_slice::<Txn>(body) {
+    if let Ok(txn) = serde_json::from_slice::<TxnBody>(body) {
         for encoding in [Encoding::Base64, Encoding::Utf8] {
             let _ = txn.to_proto(encoding);
         }

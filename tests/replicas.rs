@@ -139,6 +139,26 @@ fn the_leaders_rules_are_in_force_on_all_nodes_until_another_leads() {
 }
 
 #[test]
+fn a_state_without_its_log_is_damage_and_no_new_node() {
+    block_on(async {
+        let mut bed = bed(1, "");
+        bed.cluster.start_all().unwrap();
+        bed.cluster.await_healthy(PATIENCE).await.unwrap();
+        let written = bed.cluster.nodes[0].client().put("k", b"v").await.unwrap();
+        assert_eq!(written.status, 200, "{written:?}");
+        // What is applied is in files when the node stops.
+        bed.cluster.stop_all(PATIENCE).unwrap();
+        let node = &mut bed.cluster.nodes[0];
+        std::fs::remove_dir_all(node.data.join("log")).unwrap();
+        node.start().unwrap();
+        // DUR-2
+        let code = node.await_exit(PATIENCE).unwrap();
+        assert_eq!(code, Some(81), "{}", node.log_end());
+        assert!(node.log_end().contains("no log knows of it"));
+    });
+}
+
+#[test]
 fn a_node_that_was_away_too_long_is_brought_up_by_a_snapshot() {
     block_on(async {
         let mut bed = bed(3, SMALL);

@@ -139,16 +139,19 @@ impl Proposals {
     }
 
     /// Before anything else that this node proposes in its term as leader: why it leads, and the settings that outcomes
-    /// depend on from here on, which are its own (DET-1). Returns when that is applied; nothing happens when it was, or when
-    /// this node does not lead.
+    /// depend on from here on, which are its own (DET-1). `true`: that is applied in the term that it leads in. `false`: it
+    /// does not lead, or openraft does not let it.
     ///
     /// Cancellation: what was proposed stays proposed, and is said again.
-    pub async fn lead(&self) {
+    pub async fn lead(&self) -> bool {
         let me = &self.0;
         let mut said = me.said.lock().await;
-        let Some(term) = self.leads().filter(|term| *term != *said) else {
-            return;
+        let Some(term) = self.leads() else {
+            return false;
         };
+        if term == *said {
+            return true;
+        }
         let command = encode_command(&Command::Lead {
             node: me.word.node,
             cause: me.word.rise.cause(),
@@ -161,7 +164,7 @@ impl Proposals {
                     *said = term;
                     tracing::info!(term, cause = ?me.word.rise.cause(), "this node leads");
                     me.word.rise.told();
-                    return;
+                    return true;
                 }
                 // It leads no longer, or not yet: openraft shows a restored leader before it lets it write.
                 Err(refused) => {
@@ -170,9 +173,10 @@ impl Proposals {
                 }
             }
             if self.leads() != Some(term) {
-                return;
+                break;
             }
         }
+        false
     }
 
     /// The term that this node leads in.
@@ -182,7 +186,8 @@ impl Proposals {
         (metrics.state == ServerState::Leader).then_some(metrics.current_term)
     }
 
-    /// Whether this node's first word in the term that it leads in is still to be said, and nobody is about to.
+    /// Whether this node's first word in the term that it leads in is still to be said, and nobody is about to. Only a hint to
+    /// whoever would have it said.
     pub fn owes_a_word(&self) -> bool {
         let said = self.0.said.try_lock();
         said.is_ok_and(|said| self.leads().is_some_and(|term| term != *said))
@@ -235,8 +240,7 @@ impl Proposals {
             }
             return;
         }
-        self.lead().await;
-        if self.owes_a_word() {
+        if !self.lead().await {
             for (call, _) in batch {
                 let nobody = Err(ConsensusError::NotLeader { leader: None });
                 me.client.proposed(call, nobody);

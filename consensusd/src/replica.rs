@@ -133,7 +133,10 @@ impl Replica {
             return;
         }
         let replica = self.clone();
-        tokio::spawn(async move { replica.0.proposals.lead().await });
+        tokio::spawn(async move {
+            // Whether it was said shows in the next look.
+            let _ = replica.0.proposals.lead().await;
+        });
     }
 
     /// Why this node comes to lead.

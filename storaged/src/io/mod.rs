@@ -48,13 +48,9 @@ pub trait Disk {
     /// # Errors
     /// The disk.
     fn bytes(&self, segment: u64) -> io::Result<u64>;
-    /// Says that a segment may be read soon: it should be in memory by then. Nothing is waited for.
-    ///
-    /// # Errors
-    /// The disk.
-    fn expect_read(&self, segment: u64) -> io::Result<()> {
+    /// Says that a segment may be read soon: it should be in memory by then. Nothing is waited for, and nothing rests on it.
+    fn expect_read(&self, segment: u64) {
         let _ = segment;
-        Ok(())
     }
     /// Writes durably.
     ///

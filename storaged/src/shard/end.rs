@@ -26,7 +26,11 @@ impl From<RingError> for Ended {
 
 impl From<LogError> for Ended {
     fn from(error: LogError) -> Self {
-        let exit = match error {
+        let exit = match &error {
+            // The key's file.
+            LogError::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                ExitCode::LogDamaged
+            }
             LogError::Io(_) => ExitCode::Io,
             LogError::Damaged { .. } => ExitCode::LogDamaged,
         };

@@ -1,6 +1,6 @@
 //! Threads beside the executor, for everything that may block: one applies, one reads logs and state machines, one moves
-//! snapshots, one flushes trees, one merges their files, one minds those of the log. They answer by themselves, and tell the executor what it has to
-//! know.
+//! snapshots, one flushes trees, one merges their files, one minds those of the log. They answer by themselves, and tell
+//! the executor what it has to know.
 
 use super::answers::Answers;
 use super::end::Ended;

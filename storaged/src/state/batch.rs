@@ -2,9 +2,9 @@
 
 use super::StoreError;
 use super::engine::Pair;
-use super::keys;
+use super::kept::{self, Kept};
 use super::records::{self, System};
-use super::tree::{Changes, Pin};
+use super::tree::{Change, Changes, Pin, weight};
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -38,8 +38,9 @@ struct Undo {
 const KNOWN_BYTES_MAX: usize = 4 << 10;
 
 /// An open batch.
-pub(super) struct Batch {
+pub(super) struct Batch<'a> {
     base: Pin,
+    kept: &'a Kept,
     /// What was read from below: an entry looks at the same pairs several times, and so does the next.
     known: RefCell<HashMap<Vec<u8>, Option<Vec<u8>>>>,
     changes: Changes,
@@ -49,10 +50,23 @@ pub(super) struct Batch {
     pub(super) system: System,
 }
 
-impl Batch {
-    pub(super) fn new(base: Pin, system: System) -> Batch {
+/// What a batch comes to.
+pub(super) struct Finished {
+    /// For the tree.
+    pub(super) changes: Vec<Change>,
+    /// For what is kept in memory; large values are in `changes`, too.
+    pub(super) kept: Vec<Change>,
+    /// The new state.
+    pub(super) system: System,
+    /// Bytes of all that, about.
+    pub(super) bytes: u64,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(base: Pin, kept: &'a Kept, system: System) -> Batch<'a> {
         Batch {
             base,
+            kept,
             known: RefCell::default(),
             changes: Changes::new(),
             bytes: Cell::new(0),
@@ -73,6 +87,7 @@ impl Batch {
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self.changes.get(key) {
             Some(change) => Ok(change.clone()),
+            None if kept::keeps(key) => self.kept.get(key, &self.base),
             None => {
                 if let Some(known) = self.known.borrow().get(key) {
                     return Ok(known.clone());
@@ -186,7 +201,12 @@ impl Batch {
             .changes
             .range((Bound::Included(from.clone()), to.clone()))
             .peekable();
-        for pair in self.base.range(Bound::Included(from), to) {
+        let below: Box<dyn Iterator<Item = Result<Pair, StoreError>> + '_> = if kept::keeps(&from) {
+            Box::new(self.kept.range(from, to, &self.base))
+        } else {
+            Box::new(self.base.range(Bound::Included(from), to))
+        };
+        for pair in below {
             let (key, value) = pair?;
             while let Some((before, change)) = own.next_if(|(own, _)| **own < key) {
                 if let Some(value) = change
@@ -216,9 +236,24 @@ impl Batch {
     }
 
     /// Ends the batch: what is to be written.
-    pub(super) fn finish(mut self) -> (Changes, System) {
-        self.changes
-            .insert(keys::SYSTEM.to_vec(), Some(self.system.write()));
-        (self.changes, self.system)
+    pub(super) fn finish(self) -> Finished {
+        let mut finished = Finished {
+            changes: Vec::with_capacity(self.changes.len()),
+            kept: Vec::new(),
+            system: self.system,
+            bytes: 0,
+        };
+        for (key, value) in self.changes {
+            finished.bytes += weight(&key, value.as_deref());
+            if !kept::keeps(&key) {
+                finished.changes.push((key, value));
+                continue;
+            }
+            if let Some(large) = value.as_ref().filter(|value| kept::is_large(value)) {
+                finished.changes.push((key.clone(), Some(large.clone())));
+            }
+            finished.kept.push((key, value));
+        }
+        finished
     }
 }

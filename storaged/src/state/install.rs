@@ -303,7 +303,7 @@ impl Store {
         )?;
         let mut manifest = self.0.manifest.lock();
         // From here on nothing is applied to the old tree any more.
-        let mut standing = old.standing();
+        let mut standing = old.writing();
         if old.applied().last_applied >= meta.last_applied {
             return Ok(false);
         }
@@ -317,7 +317,7 @@ impl Store {
         *manifest = next;
         let replica = Arc::new(replica);
         self.0.replicas.write().insert(old.group, replica);
-        *standing = Standing::Replaced;
+        standing.standing = Standing::Replaced;
         old.abandon();
         Ok(true)
     }

@@ -12,6 +12,7 @@ mod batch;
 mod elections;
 mod engine;
 mod install;
+mod kept;
 mod keys;
 mod manifest;
 mod once;

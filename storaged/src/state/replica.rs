@@ -4,6 +4,7 @@ use super::apply;
 use super::batch::Batch;
 use super::elections;
 use super::engine::Pair;
+use super::kept::Kept;
 use super::keys;
 use super::query::{self, Limits};
 use super::records::System;
@@ -34,8 +35,7 @@ pub(super) struct Replica {
     pub(super) range: KeyRange,
     pub(super) tree_number: u64,
     tree: Arc<Tree>,
-    /// Held by whoever changes the tree; says whether the tree still is the replica's.
-    writing: Mutex<Standing>,
+    writing: Mutex<Writing>,
     /// The state of the last visible batch, changed together with the tree's visibility.
     system: RwLock<System>,
     persisted: Mutex<SnapshotMeta>,
@@ -62,6 +62,15 @@ impl Outcomes {
     }
 }
 
+/// Held by whoever changes the tree.
+pub(super) struct Writing {
+    /// Whether the tree still is the replica's.
+    pub(super) standing: Standing,
+    kept: Kept,
+    /// Whether the tree lacks something of what is kept, or the state.
+    behind: bool,
+}
+
 /// Whether a tree is in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -80,14 +89,21 @@ impl Replica {
         tree: Arc<Tree>,
         options: &StoreOptions,
     ) -> Result<Replica, StoreError> {
-        let system = System::of(&tree.pin(), &options.first_rules)?;
+        let pin = tree.pin();
+        let system = System::of(&pin, &options.first_rules)?;
+        let writing = Writing {
+            standing: Standing::InForce,
+            kept: Kept::of(&pin)?,
+            behind: false,
+        };
+        drop(pin);
         Ok(Replica {
             group,
             id,
             range,
             tree_number,
             tree,
-            writing: Mutex::new(Standing::InForce),
+            writing: Mutex::new(writing),
             persisted: Mutex::new(system.meta.clone()),
             system: RwLock::new(system),
             written: AtomicU64::new(0),
@@ -127,7 +143,7 @@ impl Replica {
         (index, system.digest())
     }
     /// Keeps everybody else from changing the tree, or from finding it in force after it was replaced.
-    pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
+    pub(super) fn writing(&self) -> MutexGuard<'_, Writing> {
         self.writing.lock()
     }
     pub(super) fn abandon(&self) {
@@ -140,14 +156,14 @@ impl Replica {
         entries: &[LogEntry],
         results_from: u64,
     ) -> Result<Option<Vec<(u64, Bytes)>>, StoreError> {
-        let standing = self.writing.lock();
-        if *standing == Standing::Replaced {
+        let mut writing = self.writing.lock();
+        if writing.standing == Standing::Replaced {
             return Ok(None);
         }
         let mut outcomes = Outcomes::default();
         let mut rest = entries;
         while !rest.is_empty() {
-            rest = self.apply_some(rest, results_from, &mut outcomes)?;
+            rest = self.apply_some(&mut writing, rest, results_from, &mut outcomes)?;
         }
         Ok(Some(outcomes.first))
     }
@@ -155,13 +171,14 @@ impl Replica {
     /// Applies entries as one batch until it is large; gives those that are left. What comes before an error is applied.
     fn apply_some<'a>(
         &self,
+        writing: &mut Writing,
         entries: &'a [LogEntry],
         results_from: u64,
         outcomes: &mut Outcomes,
     ) -> Result<&'a [LogEntry], StoreError> {
         let system = self.system.read().clone();
         let mut applied = system.meta.last_applied;
-        let mut batch = Batch::new(self.tree.pin(), system);
+        let mut batch = Batch::new(self.tree.pin(), &writing.kept, system);
         let mut changed = false;
         let mut taken = 0;
         for entry in entries {
@@ -196,14 +213,18 @@ impl Replica {
             }
         }
         if changed {
-            let (changes, system) = batch.finish();
-            let written = self.tree.write(changes);
+            let finished = batch.finish();
+            let written = self.tree.write(finished.changes);
             // Readers take both under this lock, so that what they read fits to the index that they tell (SM-1).
             let mut shown = self.system.write();
-            let bytes = written.show();
-            *shown = system;
+            written.show();
+            *shown = finished.system;
             drop(shown);
-            self.written.fetch_add(bytes, Ordering::AcqRel);
+            for (key, value) in finished.kept {
+                writing.kept.change(key, value);
+            }
+            writing.behind = true;
+            self.written.fetch_add(finished.bytes, Ordering::AcqRel);
         }
         Ok(&entries[taken..])
     }
@@ -211,7 +232,8 @@ impl Replica {
     /// Persists what is applied now. Blocks for the disk, not for readers or further batches.
     pub(super) fn flush(&self) -> Result<SnapshotMeta, StoreError> {
         let (meta, bytes) = {
-            let _writing = self.writing.lock();
+            let mut writing = self.writing.lock();
+            self.write_back(&mut writing);
             self.tree.rotate();
             (self.applied(), self.written.load(Ordering::Acquire))
         };
@@ -223,6 +245,16 @@ impl Replica {
             *persisted = meta;
         }
         Ok(persisted.clone())
+    }
+
+    /// Makes the tree complete (SM-8): the state, sessions and outcomes are written to it only now.
+    fn write_back(&self, writing: &mut Writing) {
+        if std::mem::take(&mut writing.behind) {
+            let mut changes = writing.kept.write_back();
+            let state = self.system.read().write();
+            changes.insert(keys::SYSTEM.to_vec(), Some(state));
+            self.tree.write(changes).show();
+        }
     }
 
     /// Removes versions that no read may ask for any more, then merges files. Blocks for the disk.
@@ -245,8 +277,8 @@ impl Replica {
                 changes.insert(key, None);
             }
             if !changes.is_empty() {
-                let standing = self.writing.lock();
-                if *standing == Standing::Replaced {
+                let writing = self.writing.lock();
+                if writing.standing == Standing::Replaced {
                     return Ok(());
                 }
                 let bytes = self.tree.write(changes).show();
@@ -326,6 +358,8 @@ impl Replica {
 
     /// A moment for a snapshot, with what it holds.
     pub(super) fn pin(&self) -> (Pin, SnapshotMeta) {
+        let mut writing = self.writing.lock();
+        self.write_back(&mut writing);
         let system = self.system.read();
         (self.tree.pin(), system.meta.clone())
     }

@@ -14,8 +14,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Changes of one batch: a value, or a removal.
+/// A key's new value, or its removal.
+pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
+/// Changes of one batch.
 pub(super) type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// Bytes that a change takes in memory, about.
+pub(super) fn weight(key: &[u8], value: Option<&[u8]>) -> u64 {
+    (key.len() + value.map_or(0, <[u8]>::len) + 64) as u64
+}
 
 /// A tree on disk.
 pub(super) struct Tree {
@@ -68,12 +75,12 @@ impl Tree {
     }
 
     /// Writes a batch, which nobody sees before [`Written::show`].
-    pub(super) fn write(&self, changes: Changes) -> Written<'_> {
+    pub(super) fn write(&self, changes: impl IntoIterator<Item = Change>) -> Written<'_> {
         let batch = self.batch.lock();
         let number = self.engine.take_number();
         let mut bytes = 0;
         for (key, value) in changes {
-            bytes += (key.len() + value.as_ref().map_or(0, Vec::len) + 64) as u64;
+            bytes += weight(&key, value.as_deref());
             match value {
                 Some(value) => self.engine.insert(key, value, number),
                 None => self.engine.remove(key, number),

@@ -1,6 +1,8 @@
 # Sourced by ./demo and ./test: finds a C compiler, git and cargo, installs what is missing, and says so.
 need_packages=()
 command -v cc >/dev/null 2>&1 || need_packages+=(gcc libc6-dev)
+# For the allocator.
+command -v make >/dev/null 2>&1 || need_packages+=(make)
 command -v git >/dev/null 2>&1 || need_packages+=(git)
 command -v curl >/dev/null 2>&1 || need_packages+=(curl ca-certificates)
 if [ ${#need_packages[@]} -gt 0 ]; then

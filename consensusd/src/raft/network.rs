@@ -27,6 +27,10 @@ const CHUNK_BYTES: u32 = 64 << 10;
 /// Requests of a stream without an answer; more wait in openraft, not in rings and outboxes.
 const OPEN_MAX: u64 = 64;
 
+/// A request that only says how far the leader has committed waits so long for entries to go with: it makes a follower apply, which
+/// nobody waits for, and would otherwise double the frames of a leader with one client.
+const COMMIT_HOLD: Duration = Duration::from_millis(5);
+
 /// How long a part of a snapshot may take, the last one's installation included. An answer that was lost is waited for as long.
 const PART_LIMIT: Duration = Duration::from_secs(30);
 
@@ -239,6 +243,7 @@ impl RaftNetworkV2<C> for Connection {
                 answers,
                 sequence: 0,
                 open: 0,
+                held: None,
                 patience,
                 waits_since: tokio::time::Instant::now(),
                 ended: false,
@@ -318,6 +323,8 @@ struct Appending<S> {
     sequence: u64,
     /// Questions without an answer.
     open: u64,
+    /// A request without entries, and until when it waits. The next one says what it says.
+    held: Option<(AppendEntriesRequest<C>, tokio::time::Instant)>,
     patience: Duration,
     /// When the oldest open question was asked, or the one before it was answered.
     waits_since: tokio::time::Instant,
@@ -331,6 +338,7 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
                 return None;
             }
             let deadline = self.waits_since + self.patience;
+            let held = self.held.as_ref().map_or(deadline, |(_, until)| *until);
             tokio::select! {
                 biased;
                 answer = self.answers.recv() => {
@@ -349,20 +357,27 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
                     if self.input.is_some() && self.open < OPEN_MAX => {
                     let Some(request) = request else {
                         self.input = None;
+                        self.held = None;
                         continue;
                     };
-                    let ask = Ask::Stream {
-                        stream: self.call.name(),
-                        sequence: self.sequence,
-                        request,
-                    };
-                    self.sequence += 1;
-                    if self.open == 0 {
-                        self.waits_since = tokio::time::Instant::now();
+                    // The first one may be a question about the follower's log.
+                    if request.entries.is_empty() && self.sequence > 0 {
+                        let until = match self.held.take() {
+                            Some((_, until)) => until,
+                            None => tokio::time::Instant::now() + COMMIT_HOLD,
+                        };
+                        self.held = Some((request, until));
+                        continue;
                     }
-                    self.open += 1;
-                    if let Err(lost) = self.call.send(ask) {
-                        self.ended = true;
+                    self.held = None;
+                    if let Err(lost) = self.send(request) {
+                        return Some(Err(failed(lost)));
+                    }
+                }
+                () = tokio::time::sleep_until(held), if self.held.is_some() && self.open < OPEN_MAX => {
+                    if let Some((request, _)) = self.held.take()
+                        && let Err(lost) = self.send(request)
+                    {
                         return Some(Err(failed(lost)));
                     }
                 }
@@ -372,5 +387,22 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
                 }
             }
         }
+    }
+
+    fn send(&mut self, request: AppendEntriesRequest<C>) -> Result<(), Lost> {
+        let ask = Ask::Stream {
+            stream: self.call.name(),
+            sequence: self.sequence,
+            request,
+        };
+        self.sequence += 1;
+        if self.open == 0 {
+            self.waits_since = tokio::time::Instant::now();
+        }
+        self.open += 1;
+        self.ended = true;
+        self.call.send(ask)?;
+        self.ended = false;
+        Ok(())
     }
 }

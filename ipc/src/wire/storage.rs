@@ -79,7 +79,8 @@ pub enum ToStorage {
         /// The last entry forgotten.
         upto: LogPosition,
     },
-    /// Notes a commit position; lazily durable (with the next flush).
+    /// Notes a commit position. The one operation whose acknowledgement promises nothing: it is worth no write of its own,
+    /// and becomes durable with the next operation, or after a quiet moment.
     SaveCommitted {
         /// The group.
         group: GroupId,

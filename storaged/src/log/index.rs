@@ -148,7 +148,13 @@ impl Index {
         match record {
             Record::Operation { id, change } => {
                 self.change(id, change, location)?;
-                self.last = Some(id);
+                // Commit positions are logged late.
+                let later = |last: &OperationId| {
+                    last.generation == id.generation && last.position > id.position
+                };
+                if !self.last.as_ref().is_some_and(later) {
+                    self.last = Some(id);
+                }
             }
             Record::Checkpoint(checkpoint) => self.restore(checkpoint),
             Record::Moved { group, entries } => self.moved(group, entries, location)?,

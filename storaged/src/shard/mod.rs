@@ -114,6 +114,8 @@ pub fn run(parts: Parts) -> Ended {
             writer: writer::Writer::new(ring),
             queue: std::collections::VecDeque::new(),
             pending: None,
+            noted: std::collections::BTreeMap::new(),
+            note: false,
             internal: std::collections::VecDeque::new(),
             moving: false,
             waits_since: None,

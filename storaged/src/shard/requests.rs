@@ -25,7 +25,10 @@ impl Steps {
                 vote: state.vote,
                 purged: state.purged,
                 last: state.last,
-                committed: state.committed,
+                committed: match self.noted.get(group) {
+                    Some((_, committed)) => *committed,
+                    None => state.committed,
+                },
                 applied: self.store.applied(*group).unwrap_or_else(nothing),
                 persisted: self.store.persisted(*group).unwrap_or_else(nothing),
             })

@@ -14,16 +14,18 @@ use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
 use mareedb_config::Config;
 use mareedb_ipc::wire::storage::{FromStorage, LogEntry, StorageAnswer, StorageRequest, ToStorage};
-use mareedb_ipc::wire::{GroupId, OperationId};
+use mareedb_ipc::wire::{GroupId, LogPosition, OperationId};
 use mareedb_ipc::{BoardWriter, Cell, ExitCode, Gauge, Histogram, Receiver};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The task turns at least so often, to prove that it runs.
 const TURN: Duration = Duration::from_millis(40);
+/// So often it turns before others have theirs.
+const TURNS_IN_A_ROW: u32 = 4;
 /// A shard is young for so long.
 const YOUNG: Duration = Duration::from_secs(1);
 /// A quiet log gets its closing mark after so long.
@@ -94,6 +96,10 @@ pub(super) struct Steps {
     pub(super) queue: VecDeque<Step>,
     /// Waits for a segment.
     pub(super) pending: Option<Pending>,
+    /// Commit positions that are not in the log yet.
+    pub(super) noted: BTreeMap<GroupId, (OperationId, Option<LogPosition>)>,
+    /// They are to be logged although nothing else is.
+    pub(super) note: bool,
     pub(super) internal: VecDeque<Internal>,
     /// Entries are being moved to another segment.
     pub(super) moving: bool,
@@ -135,6 +141,7 @@ impl Steps {
             epoch: self.answers.epoch(),
         });
         let mut quiet_since = Instant::now();
+        let mut in_a_row = 0;
         let mut shown = Instant::now();
         loop {
             self.turns.fetch_add(1, Ordering::Relaxed);
@@ -154,11 +161,22 @@ impl Steps {
             }
             if !quiet {
                 quiet_since = Instant::now();
-                glommio::executor().yield_task_queue_now().await;
+                in_a_row += 1;
+                // What is begun is submitted when this task waits. Each pass through the executor costs several system calls,
+                // so that it only is let in between when there is no end.
+                if in_a_row == TURNS_IN_A_ROW {
+                    in_a_row = 0;
+                    glommio::executor().yield_task_queue_now().await;
+                }
                 continue;
             }
+            in_a_row = 0;
             if quiet_since.elapsed() > QUIET && self.pending.is_none() {
                 quiet_since = Instant::now();
+                if !self.noted.is_empty() && self.may_write() {
+                    self.note = true;
+                    continue;
+                }
                 let closing = self.log.lock().closing();
                 if let Some(write) = closing
                     && let Err(ended) = self.write(write).await
@@ -178,6 +196,8 @@ impl Steps {
         self.release()?;
         let stopping = self.stop.load(Ordering::Acquire);
         let quiet = stopping || self.advance().await?;
+        // What came needed no write, and waits for none.
+        self.release()?;
         self.mind_segments()?;
         let answered = self.answers.flush()?;
         // What waits for a write or a file is rung for.
@@ -337,6 +357,12 @@ impl Steps {
             let bytes = usize::try_from(end - start).unwrap_or(usize::MAX);
             self.sort(message, end, bytes, &mut pending)?;
         }
+        if !pending.records.is_empty() || std::mem::take(&mut self.note) {
+            for (group, (id, committed)) in std::mem::take(&mut self.noted) {
+                let change = Change::Committed { group, committed };
+                pending.records.push(Record::Operation { id, change });
+            }
+        }
         Ok(pending)
     }
 
@@ -418,7 +444,12 @@ impl Steps {
                 }
                 Change::Purge { group, upto }
             }
-            ToStorage::SaveCommitted { group, committed } => Change::Committed { group, committed },
+            // Worth no write of its own: it goes with the next.
+            ToStorage::SaveCommitted { group, committed } => {
+                self.noted.insert(group, (id, committed));
+                pending.steps.push((Some(end), What::Operation));
+                return Ok(());
+            }
             ToStorage::SaveNodeRecord { record } => Change::Node(record),
         };
         pending.records.push(Record::Operation { id, change });

@@ -29,7 +29,7 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--list") {
         return;
     }
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         (
             "nothing_is_lost_in_kills_under_load",
             nothing_is_lost_in_kills_under_load,
@@ -43,6 +43,10 @@ fn main() {
             damage_is_told_with_file_and_offset,
         ),
         ("a_lost_end_is_missed", a_lost_end_is_missed),
+        (
+            "a_commit_position_costs_no_write_of_its_own",
+            a_commit_position_costs_no_write_of_its_own,
+        ),
         (
             "a_purge_beyond_what_is_persisted_is_refused",
             a_purge_beyond_what_is_persisted_is_refused,
@@ -273,6 +277,56 @@ fn a_lost_end_is_missed() {
     host.start();
     let found = host.hello();
     model.check(&found);
+}
+
+fn a_commit_position_costs_no_write_of_its_own() {
+    // LOG-9
+    const TOLD: u64 = 200;
+    let (mut host, mut model) = loaded(7);
+    let group = FIRST_DATA_GROUP;
+    let last = model.groups[&group].last.unwrap();
+    let committed = |host: &mut Host| {
+        let found = host.hello().replicas;
+        let state = found.iter().find(|state| state.group == group).unwrap();
+        state.committed
+    };
+    let before = host.board.get(Gauge::Flushes);
+    let began = Instant::now();
+    for index in last.index.saturating_sub(TOLD)..=last.index {
+        let committed = Some(LogPosition { index, ..last });
+        host.send(&ToStorage::SaveCommitted { group, committed });
+        host.settle();
+    }
+    // A quiet moment is 200 ms, and a slow machine has some of them.
+    let quiet = u64::try_from(began.elapsed().as_millis()).unwrap() / 200;
+    let writes = host.board.get(Gauge::Flushes) - before;
+    assert!(
+        writes <= 2 * quiet + 2,
+        "{writes} writes in {quiet} moments"
+    );
+    assert_eq!(committed(&mut host), Some(last), "it is told at once");
+    // With the next operation it is durable.
+    while !model.append(&mut host, group) {
+        host.pump(true);
+    }
+    host.settle();
+    host.kill();
+    host.start();
+    assert_eq!(committed(&mut host), Some(last));
+    // So it is after a quiet moment, in which a mark is written, too.
+    let upto = model.groups[&group].last;
+    let before = host.board.get(Gauge::Flushes);
+    host.send(&ToStorage::SaveCommitted {
+        group,
+        committed: upto,
+    });
+    host.settle();
+    while host.board.get(Gauge::Flushes) < before + 2 {
+        host.pump(true);
+    }
+    host.kill();
+    host.start();
+    assert_eq!(committed(&mut host), upto);
 }
 
 fn a_purge_beyond_what_is_persisted_is_refused() {

@@ -26,7 +26,7 @@ pub mod view;
 
 pub use ids::*;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 /// A message that could not be decoded.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,7 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 }
 
 /// Decodes one whole message; bytes left over are an error.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, WireError> {
     let what = std::any::type_name::<T>();
     let (message, rest) =
         postcard::take_from_bytes::<T>(bytes).map_err(|source| WireError { what, source })?;

@@ -65,7 +65,7 @@ pub(super) fn apply(
                     .saturating_sub(batch.system.rules.history_ms),
             );
             batch.system.oldest = batch.system.oldest.max(oldest);
-            Some(Bytes::from(outcome))
+            Some(outcome)
         }
     };
     batch.system.meta.last_applied = Some(entry.position);
@@ -79,31 +79,31 @@ pub(super) fn remembered(batch: &Batch, entry: &LogEntry) -> Result<Option<Bytes
     };
     let (_, command) = read(entry, payload)?;
     let outcome = match command {
-        Command::OpenSession { .. } => encode(&Outcome::SessionOpen),
-        Command::Tick => encode(&Outcome::Ticked),
-        Command::Split { .. } => encode(&Outcome::Unsupported),
-        Command::Lead { .. } => encode(&Outcome::Led),
+        Command::OpenSession { .. } => encode(&Outcome::SessionOpen).into(),
+        Command::Tick => encode(&Outcome::Ticked).into(),
+        Command::Split { .. } => encode(&Outcome::Unsupported).into(),
+        Command::Lead { .. } => encode(&Outcome::Led).into(),
         Command::Write { origin, .. } => once::remembered(batch, origin)?,
     };
-    Ok(Some(outcome.into()))
+    Ok(Some(outcome))
 }
 
-fn run(batch: &mut Batch, command: Command, now: &Now) -> Result<Vec<u8>, StoreError> {
+fn run(batch: &mut Batch, command: Command, now: &Now) -> Result<Bytes, StoreError> {
     Ok(match command {
         Command::OpenSession { session, node } => {
             once::expire_sessions(batch, now)?;
             once::open_session(batch, session, node, now)?;
-            encode(&Outcome::SessionOpen)
+            encode(&Outcome::SessionOpen).into()
         }
         Command::Tick => {
             once::expire_sessions(batch, now)?;
-            encode(&Outcome::Ticked)
+            encode(&Outcome::Ticked).into()
         }
-        Command::Split { .. } => encode(&Outcome::Unsupported),
+        Command::Split { .. } => encode(&Outcome::Unsupported).into(),
         Command::Lead { node, cause, rules } => {
             elections::lead(batch, node, cause, now)?;
             batch.system.rules = rules;
-            encode(&Outcome::Led)
+            encode(&Outcome::Led).into()
         }
         Command::Write {
             origin,

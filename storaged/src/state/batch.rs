@@ -5,6 +5,7 @@ use super::engine::Pair;
 use super::kept::{self, Kept};
 use super::records::{self, System};
 use super::tree::{Change, Changes, Pin, weight};
+use bytes::Bytes;
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -26,7 +27,7 @@ pub(super) fn hash(key: &[u8], value: &[u8]) -> u128 {
 }
 
 /// What the batch has for a key: a value, a deletion, or nothing yet.
-type Had = Option<Option<Vec<u8>>>;
+type Had = Option<Option<Bytes>>;
 
 /// What to restore when a transaction is taken back: the state, and changed keys with what the batch had for them.
 struct Undo {
@@ -42,7 +43,7 @@ pub(super) struct Batch<'a> {
     base: Pin,
     kept: &'a Kept,
     /// What was read from below: an entry looks at the same pairs several times, and so does the next.
-    known: RefCell<HashMap<Vec<u8>, Option<Vec<u8>>>>,
+    known: RefCell<HashMap<Vec<u8>, Option<Bytes>>>,
     changes: Changes,
     /// Bytes of keys and values that were put into either.
     bytes: Cell<usize>,
@@ -84,7 +85,7 @@ impl<'a> Batch<'a> {
         self.bytes.get()
     }
 
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         match self.changes.get(key) {
             Some(change) => Ok(change.clone()),
             None if kept::keeps(key) => self.kept.get(key, &self.base),
@@ -93,7 +94,7 @@ impl<'a> Batch<'a> {
                     return Ok(known.clone());
                 }
                 let found = self.base.get(key)?;
-                let size = found.as_ref().map_or(0, Vec::len);
+                let size = found.as_ref().map_or(0, Bytes::len);
                 if size <= KNOWN_BYTES_MAX {
                     self.count(key.len() + size);
                     self.known.borrow_mut().insert(key.to_vec(), found.clone());
@@ -113,10 +114,10 @@ impl<'a> Batch<'a> {
     }
 
     pub(super) fn put<T: Serialize>(&mut self, key: Vec<u8>, value: &T) -> Result<(), StoreError> {
-        self.change(key, Some(records::write(value)))
+        self.change(key, Some(records::write(value).into()))
     }
 
-    pub(super) fn put_raw(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), StoreError> {
+    pub(super) fn put_raw(&mut self, key: Vec<u8>, value: Bytes) -> Result<(), StoreError> {
         self.change(key, Some(value))
     }
 
@@ -124,7 +125,7 @@ impl<'a> Batch<'a> {
         self.change(key, None)
     }
 
-    fn change(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+    fn change(&mut self, key: Vec<u8>, value: Option<Bytes>) -> Result<(), StoreError> {
         if counts(&key) {
             // The digest is a sum, so that order does not matter and an old value can be taken out again.
             if let Some(old) = self.get(&key)? {
@@ -138,7 +139,7 @@ impl<'a> Batch<'a> {
             let before = self.changes.get(&key).cloned();
             undo.changes.push((key.clone(), before));
         }
-        self.count(key.len() + value.as_ref().map_or(0, Vec::len));
+        self.count(key.len() + value.as_ref().map_or(0, Bytes::len));
         self.changes.insert(key, value);
         Ok(())
     }
@@ -192,7 +193,7 @@ impl<'a> Batch<'a> {
         &self,
         from: Vec<u8>,
         to: Bound<Vec<u8>>,
-        mut visit: impl FnMut(Vec<u8>, Vec<u8>) -> Result<bool, StoreError>,
+        mut visit: impl FnMut(Vec<u8>, Bytes) -> Result<bool, StoreError>,
     ) -> Result<(), StoreError> {
         if matches!(&to, Bound::Excluded(to) if *to <= from) {
             return Ok(());

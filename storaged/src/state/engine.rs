@@ -6,6 +6,7 @@
 //! `drop_range` is not used: it brought a deleted key back in a trial.
 
 use super::StoreError;
+use bytes::Bytes;
 use lsm_tree::{AbstractTree, AnyTree, Cache, Guard, SequenceNumberCounter};
 use std::io;
 use std::ops::Bound;
@@ -13,7 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// A raw key with its value.
-pub(super) type Pair = (Vec<u8>, Vec<u8>);
+pub(super) type Pair = (Vec<u8>, Bytes);
 /// Raw pairs in key order.
 pub(super) type Pairs = Box<dyn Iterator<Item = Result<Pair, StoreError>>>;
 
@@ -27,11 +28,11 @@ pub(super) trait Engine: Send + Sync {
     /// The number that would be given out next.
     fn next_number(&self) -> u64;
     /// Writes a version into the memtable. The key has 1 to [`KEY_BYTES_MAX`] bytes.
-    fn insert(&self, key: Vec<u8>, value: Vec<u8>, number: u64);
+    fn insert(&self, key: Vec<u8>, value: &[u8], number: u64);
     /// Writes a deletion into the memtable.
     fn remove(&self, key: Vec<u8>, number: u64);
-    /// The newest version below `number`.
-    fn get(&self, key: &[u8], number: u64) -> Result<Option<Vec<u8>>, StoreError>;
+    /// The newest version below `number`. It may keep more in memory than itself: the block that it is in.
+    fn get(&self, key: &[u8], number: u64) -> Result<Option<Bytes>, StoreError>;
     /// The newest versions below `number`, in key order.
     fn range(&self, from: Bound<Vec<u8>>, to: Bound<Vec<u8>>, number: u64) -> Pairs;
     /// Ends the memtable and begins a new one.
@@ -84,7 +85,7 @@ impl Engine for Lsm {
         self.numbers.get()
     }
 
-    fn insert(&self, key: Vec<u8>, value: Vec<u8>, number: u64) {
+    fn insert(&self, key: Vec<u8>, value: &[u8], number: u64) {
         self.tree.insert(key, value, number);
     }
 
@@ -92,14 +93,14 @@ impl Engine for Lsm {
         self.tree.remove(key, number);
     }
 
-    fn get(&self, key: &[u8], number: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.tree.get(key, number)?.map(|value| value.to_vec()))
+    fn get(&self, key: &[u8], number: u64) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.tree.get(key, number)?.map(Bytes::from_owner))
     }
 
     fn range(&self, from: Bound<Vec<u8>>, to: Bound<Vec<u8>>, number: u64) -> Pairs {
         Box::new(self.tree.range((from, to), number, None).map(|item| {
             let (key, value) = item.into_inner()?;
-            Ok((key.to_vec(), value.to_vec()))
+            Ok((key.to_vec(), Bytes::from_owner(value)))
         }))
     }
 

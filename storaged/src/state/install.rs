@@ -65,7 +65,7 @@ impl Receiving {
             }
             count(&mut counted, key, value, &self.range)?;
             last_key = key.to_vec();
-            changes.insert(key.to_vec(), Some(value.to_vec()));
+            changes.insert(key.to_vec(), Some(value.clone()));
         }
         if !changes.is_empty() {
             self.waiting_bytes += self.tree.write(changes).show();
@@ -178,7 +178,7 @@ impl Store {
         Ok(SnapshotChunk {
             entries: pairs
                 .into_iter()
-                .map(|(key, value)| (key.into(), value.into()))
+                .map(|(key, value)| (key.into(), value))
                 .collect(),
             next: next.map(Bytes::from),
         })

@@ -8,6 +8,7 @@
 use super::StoreError;
 use super::engine::Pair;
 use super::tree::{Changes, Pin, after_prefix};
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
@@ -34,7 +35,7 @@ pub(super) struct Kept {
 
 struct Value {
     /// `None`: it is large.
-    bytes: Option<Vec<u8>>,
+    bytes: Option<Bytes>,
     /// Whether the tree has a value of this key, and whether that is this one.
     tree: InTree,
 }
@@ -53,7 +54,8 @@ impl Kept {
         for space in [b"o", b"r"] {
             for pair in pin.range(Bound::Included(space.to_vec()), after_prefix(space)) {
                 let (key, value) = pair?;
-                let bytes = (!is_large(&value)).then_some(value);
+                // Not with the block that it was read from.
+                let bytes = (!is_large(&value)).then(|| Bytes::copy_from_slice(&value));
                 let tree = InTree::This;
                 kept.pairs.insert(key, Value { bytes, tree });
             }
@@ -62,7 +64,7 @@ impl Kept {
     }
 
     /// The value of a key; large ones are read from the tree.
-    pub(super) fn get(&self, key: &[u8], tree: &Pin) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(super) fn get(&self, key: &[u8], tree: &Pin) -> Result<Option<Bytes>, StoreError> {
         match self.pairs.get(key) {
             None => Ok(None),
             Some(value) => value.read(key, tree).map(Some),
@@ -82,7 +84,7 @@ impl Kept {
     }
 
     /// Takes over a change, whose value is in the tree if it is large.
-    pub(super) fn change(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+    pub(super) fn change(&mut self, key: Vec<u8>, value: Option<Bytes>) {
         let before = self.pairs.remove(&key).map(|value| value.tree);
         let in_tree = before.is_some_and(|tree| tree != InTree::Nothing) || self.gone.remove(&key);
         let Some(value) = value else {
@@ -120,7 +122,7 @@ impl Kept {
 }
 
 impl Value {
-    fn read(&self, key: &[u8], tree: &Pin) -> Result<Vec<u8>, StoreError> {
+    fn read(&self, key: &[u8], tree: &Pin) -> Result<Bytes, StoreError> {
         match &self.bytes {
             Some(bytes) => Ok(bytes.clone()),
             None => tree

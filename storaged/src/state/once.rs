@@ -10,6 +10,7 @@ use super::keys;
 use super::records::{self, Idempotent, NEVER, Session};
 use super::tree::after_prefix;
 use super::txn;
+use bytes::Bytes;
 use mareedb_ipc::wire::command::{IdempotencyKey, Outcome, SessionRef, Txn};
 use mareedb_ipc::wire::{NodeId, RandomId, Revision, encode};
 use std::ops::Bound;
@@ -43,14 +44,14 @@ pub(super) fn open_session(
 }
 
 /// What a session remembers of a request that is applied already.
-pub(super) fn remembered(batch: &Batch, origin: SessionRef) -> Result<Vec<u8>, StoreError> {
+pub(super) fn remembered(batch: &Batch, origin: SessionRef) -> Result<Bytes, StoreError> {
     let result = keys::result(origin.session, origin.sequence);
     Ok(match batch.get(&result)? {
         Some(outcome) => outcome,
         None if batch.get(&keys::session(origin.session))?.is_none() => {
-            encode(&Outcome::SessionUnknown)
+            encode(&Outcome::SessionUnknown).into()
         }
-        None => encode(&Outcome::BelowLowWater),
+        None => encode(&Outcome::BelowLowWater).into(),
     })
 }
 
@@ -62,7 +63,7 @@ pub(super) fn write(
     idempotency: Option<IdempotencyKey>,
     txn: &Txn,
     now: &Now,
-) -> Result<Vec<u8>, StoreError> {
+) -> Result<Bytes, StoreError> {
     if let Some(known) = check_session(batch, origin, now)? {
         return Ok(known);
     }
@@ -77,10 +78,10 @@ fn check_session(
     batch: &mut Batch,
     origin: SessionRef,
     now: &Now,
-) -> Result<Option<Vec<u8>>, StoreError> {
+) -> Result<Option<Bytes>, StoreError> {
     let key = keys::session(origin.session);
     let Some(mut session) = batch.read::<Session>(&key)? else {
-        return Ok(Some(encode(&Outcome::SessionUnknown)));
+        return Ok(Some(encode(&Outcome::SessionUnknown).into()));
     };
     // Before anything else: a repeat gets the first outcome for as long as it is known.
     if let Some(first) = batch.get(&keys::result(origin.session, origin.sequence))? {
@@ -88,12 +89,12 @@ fn check_session(
     }
     // Its time is over, though no entry has cleared it away yet.
     if now.since(session.used) > now.rules.session_ttl_ms {
-        return Ok(Some(encode(&Outcome::SessionUnknown)));
+        return Ok(Some(encode(&Outcome::SessionUnknown).into()));
     }
     // Numbers count from 1; and who says that everything below N was answered has no open request below N.
     let low_water = session.low_water.max(origin.low_water);
     if origin.sequence < low_water.max(1) {
-        return Ok(Some(encode(&Outcome::BelowLowWater)));
+        return Ok(Some(encode(&Outcome::BelowLowWater).into()));
     }
     if low_water > session.low_water {
         forget_results(batch, origin.session, session.low_water, Some(low_water))?;
@@ -199,16 +200,16 @@ fn keyed(
     epoch: u64,
     txn: &Txn,
     now: &Now,
-) -> Result<Vec<u8>, StoreError> {
+) -> Result<Bytes, StoreError> {
     let Some(IdempotencyKey { key, fingerprint }) = idempotency else {
-        return Ok(encode(&txn::transact(batch, epoch, txn, now)?));
+        return Ok(encode(&txn::transact(batch, epoch, txn, now)?).into());
     };
     if key.is_empty() || key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
         let message = format!(
             "an idempotency key of {} bytes, 1 to {IDEMPOTENCY_KEY_BYTES_MAX} are allowed",
             key.len()
         );
-        return Ok(encode(&Outcome::Invalid { message }));
+        return Ok(encode(&Outcome::Invalid { message }).into());
     }
     let record = keys::idempotency(&key);
     let known = batch.read::<Idempotent>(&record)?;
@@ -217,22 +218,22 @@ fn keyed(
         && now.since(known.at) <= now.rules.idempotency_ttl_ms
     {
         return Ok(if known.fingerprint == fingerprint {
-            known.outcome.to_vec()
+            known.outcome
         } else {
-            encode(&Outcome::IdempotencyKeyReused)
+            encode(&Outcome::IdempotencyKeyReused).into()
         });
     }
     if !expired && batch.system.idempotent >= now.rules.idempotency_keys_max {
-        return Ok(encode(&Outcome::IdempotencyKeysExhausted));
+        return Ok(encode(&Outcome::IdempotencyKeysExhausted).into());
     }
     let outcome = txn::transact(batch, epoch, txn, now)?;
-    let encoded = encode(&outcome);
+    let encoded = Bytes::from(encode(&outcome));
     // What was refused had no effect, and may be tried again under the same key.
     if matches!(outcome, Outcome::Done(_)) {
         let used = Idempotent {
             fingerprint,
             at: now.revision,
-            outcome: encoded.clone().into(),
+            outcome: encoded.clone(),
         };
         batch.put(record, &used)?;
         batch.put(keys::expiry(now.revision, &key), &())?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mareedb_ipc::wire::command::{Election, Outcome, Rules};
 use mareedb_ipc::wire::storage::SnapshotMeta;
 use mareedb_ipc::wire::{NodeId, Revision, decode, encode, encode_into};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 /// Version of all records, the first byte of the state record.
 const VERSION: u8 = 3;
@@ -26,6 +26,16 @@ pub(super) struct Version {
     pub(super) version: u64,
     /// `None`: the key was deleted at `modified`.
     pub(super) value: Option<Bytes>,
+}
+
+/// A [`Version`], without a copy of its value.
+#[derive(Debug, Deserialize)]
+pub(super) struct VersionRef<'a> {
+    pub(super) create: Revision,
+    pub(super) modified: Revision,
+    pub(super) version: u64,
+    #[serde(borrow)]
+    pub(super) value: Option<&'a [u8]>,
 }
 
 /// A client's idempotency key.
@@ -138,7 +148,7 @@ pub(super) fn write<T: Serialize>(value: &T) -> Vec<u8> {
     encode(value)
 }
 
-pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, StoreError> {
+pub(super) fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, StoreError> {
     decode(bytes).map_err(|error| StoreError::Damaged(error.to_string()))
 }
 

@@ -252,7 +252,7 @@ impl Replica {
         if std::mem::take(&mut writing.behind) {
             let mut changes = writing.kept.write_back();
             let state = self.system.read().write();
-            changes.insert(keys::SYSTEM.to_vec(), Some(state));
+            changes.insert(keys::SYSTEM.to_vec(), Some(state.into()));
             self.tree.write(changes).show();
         }
     }

@@ -6,6 +6,7 @@
 
 use super::StoreError;
 use super::engine::{Engine, Lsm, Pair};
+use bytes::Bytes;
 use lsm_tree::Cache;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
@@ -15,9 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A key's new value, or its removal.
-pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
+pub(super) type Change = (Vec<u8>, Option<Bytes>);
 /// Changes of one batch.
-pub(super) type Changes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+pub(super) type Changes = BTreeMap<Vec<u8>, Option<Bytes>>;
 
 /// Bytes that a change takes in memory, about.
 pub(super) fn weight(key: &[u8], value: Option<&[u8]>) -> u64 {
@@ -82,7 +83,7 @@ impl Tree {
         for (key, value) in changes {
             bytes += weight(&key, value.as_deref());
             match value {
-                Some(value) => self.engine.insert(key, value, number),
+                Some(value) => self.engine.insert(key, &value, number),
                 None => self.engine.remove(key, number),
             }
         }
@@ -188,7 +189,7 @@ pub(super) struct Pin {
 }
 
 impl Pin {
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         self.tree.engine.get(key, self.number)
     }
 

@@ -5,14 +5,14 @@ use super::apply::Now;
 use super::batch::Batch;
 use super::engine;
 use super::keys;
-use super::records::{self, Version};
+use super::records::{self, Version, VersionRef};
 use super::tree::after_prefix;
 use bytes::Bytes;
-use mareedb_ipc::wire::Revision;
 use mareedb_ipc::wire::command::{
     Compare, CompareOp, CompareTarget, Item, Op, OpResult, Outcome, Txn, TxnResult,
 };
 use mareedb_ipc::wire::storage::KeyRange;
+use mareedb_ipc::wire::{Revision, encode_into};
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
@@ -33,6 +33,8 @@ const RANGE_BYTES_MAX: usize = 1 << 20;
 /// What a transaction may answer: one largest value of the default settings, and its keys. An outcome is kept, sent over
 /// the rings, and is a pair of a snapshot.
 const RESULT_BYTES_MAX: usize = 1600 << 10;
+/// What a version takes besides its value, at most.
+const VERSION_EXTRA_BYTES: usize = 40;
 /// What an item takes besides its key and value, at most: three revisions and versions, two lengths.
 const ITEM_BYTES: usize = 48;
 
@@ -154,21 +156,26 @@ fn within_quota(batch: &Batch, ops: &[Op], quota: u64) -> Result<bool, StoreErro
     }
     let (mut more, mut less) = (0, 0);
     for op in ops {
-        let (Op::Put { key, .. } | Op::Delete { key }) = op else {
-            continue;
-        };
         if let Op::Put { key, value } = op {
             more += (key.len() + value.len()) as u64;
         }
-        if let Some(old) = version(batch, key)? {
-            less += size(key, &old);
+    }
+    if batch.system.data_bytes + more <= quota {
+        return Ok(true);
+    }
+    for op in ops {
+        let (Op::Put { key, .. } | Op::Delete { key }) = op else {
+            continue;
+        };
+        if let Some(old) = batch.get(&keys::current(key))? {
+            less += size(key, records::read::<VersionRef>(&old)?.value);
         }
     }
     Ok(more <= less || batch.system.data_bytes + (more - less) <= quota)
 }
 
-fn size(key: &[u8], version: &Version) -> u64 {
-    (key.len() + version.value.as_ref().map_or(0, Bytes::len)) as u64
+fn size(key: &[u8], value: Option<&[u8]>) -> u64 {
+    (key.len() + value.map_or(0, <[u8]>::len)) as u64
 }
 
 fn version(batch: &Batch, key: &[u8]) -> Result<Option<Version>, StoreError> {
@@ -214,29 +221,35 @@ fn operate(batch: &mut Batch, op: &Op, now: Revision) -> Result<OpResult, StoreE
 }
 
 fn put(batch: &mut Batch, key: &[u8], value: &Bytes, now: Revision) -> Result<(), StoreError> {
-    let old = version(batch, key)?;
-    let (create, number) = old
-        .as_ref()
-        .map_or((now, 1), |old| (old.create, old.version + 1));
-    if let Some(old) = old {
-        supersede(batch, key, &old, now)?;
-    }
+    let current = keys::current(key);
+    let (create, number) = match batch.get(&current)? {
+        None => (now, 1),
+        Some(raw) => {
+            let old = records::read::<VersionRef>(&raw)?;
+            supersede(batch, key, &old, &raw, now)?;
+            (old.create, old.version + 1)
+        }
+    };
+    batch.system.data_bytes += size(key, Some(value));
     let new = Version {
         create,
         modified: now,
         version: number,
         value: Some(value.clone()),
     };
-    batch.system.data_bytes += size(key, &new);
-    batch.put(keys::current(key), &new)
+    let mut encoded = Vec::with_capacity(value.len() + VERSION_EXTRA_BYTES);
+    encode_into(&new, &mut encoded);
+    batch.put_raw(current, encoded.into())
 }
 
 fn delete(batch: &mut Batch, key: &[u8], now: Revision) -> Result<bool, StoreError> {
-    let Some(old) = version(batch, key)? else {
+    let current = keys::current(key);
+    let Some(raw) = batch.get(&current)? else {
         return Ok(false);
     };
-    supersede(batch, key, &old, now)?;
-    batch.remove(keys::current(key))?;
+    let old = records::read::<VersionRef>(&raw)?;
+    supersede(batch, key, &old, &raw, now)?;
+    batch.remove(current)?;
     let gone = Version {
         create: old.create,
         modified: now,
@@ -250,22 +263,23 @@ fn delete(batch: &mut Batch, key: &[u8], now: Revision) -> Result<bool, StoreErr
     Ok(true)
 }
 
-/// Moves the current version into the history.
+/// Moves the current version into the history, in the encoding that it has.
 fn supersede(
     batch: &mut Batch,
     key: &[u8],
-    old: &Version,
+    old: &VersionRef<'_>,
+    raw: &Bytes,
     now: Revision,
 ) -> Result<(), StoreError> {
     // SM-5: what goes was counted when it came.
     batch.system.data_bytes = batch
         .system
         .data_bytes
-        .checked_sub(size(key, old))
+        .checked_sub(size(key, old.value))
         .ok_or_else(|| StoreError::Damaged("fewer bytes are counted than are there".into()))?;
     let history = keys::history(key, old.modified);
     batch.put(keys::garbage(now, &history), &())?;
-    batch.put(history, old)
+    batch.put_raw(history, raw.clone())
 }
 
 fn range(batch: &Batch, start: &[u8], end: &[u8], limit: u32) -> Result<OpResult, StoreError> {

@@ -149,13 +149,13 @@ impl Engine for Failing {
     fn next_number(&self) -> u64 {
         self.lsm.next_number()
     }
-    fn insert(&self, key: Vec<u8>, value: Vec<u8>, number: u64) {
+    fn insert(&self, key: Vec<u8>, value: &[u8], number: u64) {
         self.lsm.insert(key, value, number);
     }
     fn remove(&self, key: Vec<u8>, number: u64) {
         self.lsm.remove(key, number);
     }
-    fn get(&self, key: &[u8], number: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    fn get(&self, key: &[u8], number: u64) -> Result<Option<Bytes>, StoreError> {
         self.lsm.get(key, number)
     }
     fn range(&self, from: Bound<Vec<u8>>, to: Bound<Vec<u8>>, number: u64) -> Pairs {

@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 /// The other side is there by then.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// A sleeper looks again after so long. In one of some two hundred runs of streams an event did not wake its listener, and both
+/// sides waited for ever.
+const NAP: Duration = Duration::from_millis(100);
+
 type Service = ipc::Service;
 
 /// One direction's sending end.
@@ -163,7 +167,7 @@ impl In {
     fn wait(&self, looks: &mut u32) -> Result<(), Error> {
         match &self.listener {
             Some(listener) => {
-                listener.blocking_wait(|_| {})?;
+                listener.timed_wait(|_| {}, NAP)?;
             }
             None => relax(looks),
         }

@@ -46,9 +46,30 @@ pub(crate) enum Load {
     },
     /// A request and its answer, one in flight.
     RoundTrip {
-        /// Both sides look without end.
-        polled: bool,
+        /// How they are waited for.
+        waiting: Waiting,
     },
+}
+
+/// How the two sides of a round trip wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Waiting {
+    /// Asleep, both on one core: what a round trip costs without what an idle core takes to wake up.
+    OneCore,
+    /// Asleep, each on a core of its own.
+    TwoCores,
+    /// Looking without end, each on a core of its own.
+    Polled,
+}
+
+impl Waiting {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Waiting::OneCore => "asleep, one core",
+            Waiting::TwoCores => "asleep, a core each",
+            Waiting::Polled => "polled, a core each",
+        }
+    }
 }
 
 impl Load {
@@ -57,6 +78,20 @@ impl Load {
         match self {
             Load::Flow { bytes } => bytes,
             Load::RoundTrip { .. } => crate::message::BYTES_MIN,
+        }
+    }
+
+    /// Whether both sides run on the same core.
+    pub(crate) fn shares_core(self) -> bool {
+        self == Load::RoundTrip {
+            waiting: Waiting::OneCore,
+        }
+    }
+
+    /// Whether both sides of a round trip look without end.
+    pub(crate) fn is_polled(self) -> bool {
+        self == Load::RoundTrip {
+            waiting: Waiting::Polled,
         }
     }
 
@@ -87,9 +122,14 @@ impl Case {
             [Ring, RingEach, Socket, Iceoryx, IceoryxEvent]
                 .map(|transport| Case { transport, load })
         });
-        let rounds = [false, true].into_iter().flat_map(|polled| {
-            let load = Load::RoundTrip { polled };
-            let iceoryx = if polled { Iceoryx } else { IceoryxEvent };
+        let waitings = [Waiting::OneCore, Waiting::TwoCores, Waiting::Polled];
+        let rounds = waitings.into_iter().flat_map(|waiting| {
+            let load = Load::RoundTrip { waiting };
+            let iceoryx = if load.is_polled() {
+                Iceoryx
+            } else {
+                IceoryxEvent
+            };
             [Ring, Socket, iceoryx].map(|transport| Case { transport, load })
         });
         flows.chain(rounds).collect()
@@ -101,8 +141,7 @@ impl fmt::Display for Case {
         let name = self.transport.name();
         match self.load {
             Load::Flow { bytes } => write!(f, "flow of {bytes} B, {name}"),
-            Load::RoundTrip { polled: true } => write!(f, "round trip polled, {name}"),
-            Load::RoundTrip { polled: false } => write!(f, "round trip asleep, {name}"),
+            Load::RoundTrip { waiting } => write!(f, "round trip {}, {name}", waiting.name()),
         }
     }
 }

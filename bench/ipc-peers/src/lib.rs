@@ -2,7 +2,7 @@
 //!
 //! *Flow*: one process sends as fast as it can, the other one receives; messages a second. *Round trip*: one request in
 //! flight, answered with as many bytes. In the rows *asleep* whoever waits sleeps, as the daemons do; in those *polled* both
-//! sides look without end.
+//! sides look without end. Each side stays on a core, the other one or the same.
 //!
 //! Each run is a fresh pair of processes, which are this executable. Every message carries its number and a checksum, and
 //! the receiver checks both, so that nothing is lost, repeated or optimized away. The runs of a repetition go through all

@@ -116,13 +116,13 @@ pub(crate) fn table(rows: &[Row]) -> String {
     }
     out.push_str("\n| waiting | carried by | p50 us | least to most | p99 us | least to most | p50: this / ring |\n|---|---|---|---|---|---|---|\n");
     for row in rows {
-        if let (Load::RoundTrip { polled }, Some(p50), Some(p99)) =
+        if let (Load::RoundTrip { waiting }, Some(p50), Some(p99)) =
             (row.case.load, row.p50_us, row.p99_us)
         {
             let _ = writeln!(
                 out,
                 "| {} | {} | {:.2} | {:.2} to {:.2} | {:.2} | {:.2} to {:.2} | {} |",
-                if polled { "polled" } else { "asleep" },
+                waiting.name(),
                 row.case.transport.name(),
                 p50.median,
                 p50.min,

@@ -36,7 +36,7 @@ pub(crate) fn run(job: &Job) -> Result<Option<Figure>, Error> {
             to,
             from,
             bell,
-            polled: job.case.load == Load::RoundTrip { polled: true },
+            polled: job.case.load.is_polled(),
         };
         let each = job.case.transport == Transport::RingEach;
         match (job.case.load, job.side) {

@@ -6,6 +6,8 @@ use crate::{Error, iceoryx, ring, socket};
 use mareedb_ipc::wire::RandomId;
 use mareedb_ipc::{Extras, NodeMemory, RingSizes, Role, Topology};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -144,8 +146,20 @@ fn finish(mut children: [Child; 2]) -> Result<Vec<String>, Error> {
     Ok(texts)
 }
 
+/// Stays on one core: left alone, a pair may meet on one core in this run and not in the next, which changes more than
+/// what carries the messages does.
+fn settle(job: &Job) {
+    let core = usize::from(job.side == Side::Sink && !job.case.load.shares_core());
+    let mut cores = CpuSet::new();
+    // A machine with one core, or one that gives this process others, runs it where it likes.
+    if cores.set(core).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(0), &cores);
+    }
+}
+
 /// One of the two processes.
 pub(crate) fn child(job: &Job) -> Result<(), Error> {
+    settle(job);
     let found = match job.case.transport {
         Transport::Ring | Transport::RingEach => ring::run(job)?,
         Transport::Socket => socket::run(job)?,

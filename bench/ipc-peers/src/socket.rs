@@ -16,7 +16,7 @@ pub(crate) fn run(job: &Job) -> Result<Option<Figure>, Error> {
     // The parent gives it in the place of standard input.
     let stream = Blocking::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     stream.set_nonblocking(true)?;
-    if job.case.load == (Load::RoundTrip { polled: true }) {
+    if job.case.load.is_polled() {
         return polled(job, &stream);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 /// The other side is there by then.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A sleeper looks again after so long. In one of some two hundred runs of streams an event did not wake its listener, and both
-/// sides waited for ever.
+/// A sleeper looks again after so long: in one of some hundred runs both sides waited for ever.
 const NAP: Duration = Duration::from_millis(100);
 
 type Service = ipc::Service;

@@ -148,6 +148,7 @@ impl Mapping {
     ///
     /// # Panics
     /// They do not fit, or the mapping is read-only.
+    #[inline]
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
         assert!(self.writable, "write to read-only shared memory");
@@ -165,6 +166,7 @@ impl Mapping {
     ///
     /// # Panics
     /// They lie outside.
+    #[inline]
     pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) {
         self.check(offset, bytes.len());
         // SAFETY: in bounds (checked above); `bytes` is ours and cannot overlap a foreign mapping.
@@ -176,6 +178,28 @@ impl Mapping {
             );
         }
         // What the caller checks and what it uses must be this copy: the compiler may not read the source again later.
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// [`Mapping::read`] to the end of a vector, which is not filled with zeros first.
+    ///
+    /// # Panics
+    /// They lie outside.
+    pub(crate) fn append_to(&self, bytes: &mut Vec<u8>, offset: usize, len: usize) {
+        self.check(offset, len);
+        bytes.reserve(len);
+        let end = bytes.len();
+        // SAFETY: in bounds (checked above); `reserve` has made room for `len` bytes from `end` on, which are ours, cannot
+        // overlap a foreign mapping, and are initialized before the length says that they are there.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                self.base.as_ptr().add(offset),
+                bytes.as_mut_ptr().add(end),
+                len,
+            );
+            bytes.set_len(end + len);
+        }
+        // As in `read`.
         compiler_fence(Ordering::SeqCst);
     }
 }

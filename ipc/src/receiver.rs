@@ -106,8 +106,7 @@ impl Receiver {
         if available < RECORD_HEADER_BYTES as u64 {
             return Err(corrupt(format!("{available} bytes of a record at {at}")));
         }
-        let mut header = [0; RECORD_HEADER_BYTES];
-        self.ring.read(at, &mut header);
+        let header = self.ring.read_header(at);
         let position = u64::from_le_bytes(header[..8].try_into().expect("8 bytes"));
         // The length is read once; what is checked is what is used.
         let len = u32::from_le_bytes(header[8..12].try_into().expect("4 bytes")) as usize;
@@ -117,9 +116,7 @@ impl Receiver {
                 "record at {at} claims position {position} and {len} bytes, {available} are there"
             )));
         }
-        let mut payload = vec![0; len];
-        self.ring
-            .read(at + RECORD_HEADER_BYTES as u64, &mut payload);
+        let payload = self.ring.read(at + RECORD_HEADER_BYTES as u64, len);
         if checksum(at, &payload) != crc {
             return Err(corrupt(format!("record at {at}: checksum does not match")));
         }

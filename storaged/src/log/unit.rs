@@ -8,8 +8,8 @@
 //! The key is drawn when the log is made, and nobody is told: bytes of a client, which lie in payloads as they came, can
 //! never be taken for a unit.
 
-use mareedb_ipc::wire::storage::{KeyRange, LogEntry, NodeRecord};
-use mareedb_ipc::wire::{GroupId, LogPosition, OperationId, ReplicaId, Vote, decode, encode};
+use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry, NodeRecord};
+use mareedb_ipc::wire::{GroupId, LogPosition, OperationId, ReplicaId, Vote, decode, encode_into};
 use serde::{Deserialize, Serialize};
 
 /// Units start at multiples of this.
@@ -157,24 +157,46 @@ fn checksum(header: &[u8], key: &[u8], payload: &[u8]) -> u32 {
     crc32c::crc32c_append(before, payload)
 }
 
+/// Bytes that a record takes, about.
+fn bytes_of(record: &Record) -> usize {
+    let entries: &[LogEntry] = match record {
+        Record::Operation {
+            change: Change::Append { entries, .. },
+            ..
+        }
+        | Record::Moved { entries, .. } => entries,
+        _ => &[],
+    };
+    let entries = entries.iter().map(|entry| match &entry.body {
+        EntryBody::Normal(bytes) | EntryBody::Membership(bytes) => bytes.len() + 24,
+        EntryBody::Blank => 24,
+    });
+    entries.sum::<usize>() + 64
+}
+
 impl Unit {
     /// The bytes of the unit, whole blocks.
     pub fn encode(&self) -> Vec<u8> {
-        let payload = encode(&self.records);
-        let mut out = Vec::with_capacity((HEADER_BYTES + payload.len()).next_multiple_of(BLOCK));
-        out.extend_from_slice(MAGIC);
-        for word in [self.segment, self.lsn, self.durable, self.incarnation] {
-            out.extend_from_slice(&word.to_le_bytes());
+        let records: usize = self.records.iter().map(bytes_of).sum();
+        let mut out = Vec::with_capacity((HEADER_BYTES + records).next_multiple_of(BLOCK));
+        out.resize(HEADER_BYTES, 0);
+        // Behind the header at once: a unit may be large.
+        encode_into(&self.records, &mut out);
+        let (header, payload) = out.split_at_mut(HEADER_BYTES);
+        header[..8].copy_from_slice(MAGIC);
+        for (at, word) in [self.segment, self.lsn, self.durable, self.incarnation]
+            .into_iter()
+            .enumerate()
+        {
+            header[8 + 8 * at..16 + 8 * at].copy_from_slice(&word.to_le_bytes());
         }
         let len = u32::try_from(payload.len()).expect("batches are capped");
-        out.extend_from_slice(&len.to_le_bytes());
-        out.extend_from_slice(&VERSION.to_le_bytes());
+        header[40..44].copy_from_slice(&len.to_le_bytes());
+        header[44..48].copy_from_slice(&VERSION.to_le_bytes());
         let key = self.key.to_le_bytes();
-        let crc = checksum(&out, &key, &payload);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out.extend_from_slice(&key);
-        out.resize(HEADER_BYTES, 0);
-        out.extend_from_slice(&payload);
+        let crc = checksum(&header[..CRC_AT], &key, payload);
+        header[CRC_AT..KEY_AT].copy_from_slice(&crc.to_le_bytes());
+        header[KEY_AT..KEY_AT + 8].copy_from_slice(&key);
         out.resize(out.len().next_multiple_of(BLOCK), 0);
         out
     }
@@ -256,7 +278,6 @@ mod tests {
     const KEY: u64 = 0x1234_5678_9ABC;
     use bytes::Bytes;
     use mareedb_ipc::wire::RandomId;
-    use mareedb_ipc::wire::storage::EntryBody;
     use proptest::prelude::*;
 
     fn position() -> impl Strategy<Value = LogPosition> {

@@ -78,6 +78,7 @@ pub async fn run(args: &Args) -> Result<(), String> {
             eprintln!("repetition {repetition} of {}: {system}", args.repeat);
             let servers = Servers::start(*system, &args.dir).await?;
             work::fill(&servers, args.keys, args.value_bytes).await?;
+            eprintln!("  {} keys are there", args.keys);
             for load in &args.loads {
                 for clients in &args.clients {
                     let load = Load {

@@ -1,5 +1,6 @@
 //! What the log holds, in memory: small state of each group, and where each entry lies.
 
+use super::planted::{Fault, planted};
 use super::unit::{Change, Checkpoint, GroupMark, Record};
 use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry, NodeRecord};
 use mareedb_ipc::wire::{GroupId, LogPosition, OperationId, ReplicaId, Vote};
@@ -340,7 +341,7 @@ impl Index {
                 .get_mut(&group)
                 .and_then(|state| state.entries.get_mut(&index));
             if let Some(slot) = slot {
-                if slot.location.lsn > self.durable {
+                if slot.location.lsn > self.durable && !planted(Fault::Evicted) {
                     break;
                 }
                 slot.cached = None;

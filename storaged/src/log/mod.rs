@@ -9,6 +9,7 @@
 //! it knows nothing of state machines, nor of who may purge what.
 
 pub mod index;
+mod planted;
 mod read;
 pub mod recover;
 pub mod unit;
@@ -19,6 +20,7 @@ use crate::io::Disk;
 use index::{Index, Location};
 use mareedb_ipc::wire::storage::LogEntry;
 use mareedb_ipc::wire::{GroupId, LogPosition, OperationId};
+use planted::{Fault, planted};
 use read::Pins;
 use recover::{LogError, recover};
 use std::collections::{BTreeSet, VecDeque};
@@ -105,7 +107,8 @@ impl FileWork {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Missing,
-    Asked(u64),
+    /// With the number of the old file that is to become it.
+    Asked(u64, Option<u64>),
     Ready(u64),
 }
 
@@ -214,7 +217,9 @@ impl Log {
             log.prepared();
         }
         if let Some(write) = log.begin_segment() {
-            disk.write(write.location.segment, write.location.offset, &write.bytes)?;
+            if !planted(Fault::Seal) {
+                disk.write(write.location.segment, write.location.offset, &write.bytes)?;
+            }
             log.written(write.lsn);
         }
         alive();
@@ -273,22 +278,23 @@ impl Log {
         }
         let number = self.next_number;
         self.next_number += 1;
-        self.next = Next::Asked(number);
         // The oldest one, or none: a gap among them would look like damage.
         let usable = self
             .spare
             .front()
-            .is_some_and(|oldest| !self.pins.holds(*oldest));
+            .is_some_and(|oldest| !self.pins.holds(*oldest) || planted(Fault::Pinned));
+        let from = if usable { self.spare.pop_front() } else { None };
+        self.next = Next::Asked(number, from);
         Some(FileWork::Prepare {
             number,
-            from: if usable { self.spare.pop_front() } else { None },
+            from,
             bytes: self.segment_bytes,
         })
     }
 
     /// The file of the next segment is there, durably.
     pub fn prepared(&mut self) {
-        if let Next::Asked(number) = self.next {
+        if let Next::Asked(number, _) = self.next {
             self.next = Next::Ready(number);
         }
     }
@@ -303,17 +309,23 @@ impl Log {
         Some(FileWork::Sealed { number })
     }
 
-    /// The file of the next segment could not be made.
+    /// The file of the next segment could not be made. The old one that was to become it is the oldest still: were it
+    /// forgotten, those behind it would go first, and recovery would take the gap for damage.
     pub fn unprepared(&mut self) {
-        if let Next::Asked(_) = self.next {
+        if let Next::Asked(_, from) = self.next {
             self.next = Next::Missing;
+            if let Some(from) = from {
+                self.spare.push_front(from);
+            }
         }
     }
 
     /// A file that is to be deleted, when too many wait to be used again.
     pub fn surplus(&mut self) -> Option<FileWork> {
         let oldest = *self.spare.front()?;
-        if self.spare.len() <= SPARES_MAX || self.pins.holds(oldest) {
+        // One that is older may come back.
+        let asked = matches!(self.next, Next::Asked(_, Some(_)));
+        if asked || self.spare.len() <= SPARES_MAX || self.pins.holds(oldest) {
             return None;
         }
         self.spare.pop_front();
@@ -422,6 +434,9 @@ impl Log {
     /// A unit is on disk. Returns how far the log is durable now (LOG-1).
     pub fn written(&mut self, lsn: u64) -> u64 {
         self.done.insert(lsn);
+        if planted(Fault::Prefix) {
+            self.durable = self.durable.max(lsn);
+        }
         while self.done.remove(&(self.durable + 1)) {
             self.durable += 1;
         }
@@ -438,7 +453,7 @@ impl Log {
                 _ => self.issued(),
             };
             self.unneeded = Some((oldest, since));
-            if self.durable < since {
+            if self.durable < since && !planted(Fault::Unneeded) {
                 return;
             }
             self.segments.remove(0);

@@ -6,6 +6,7 @@
 //! dead predecessor that lands late can never join the log (LOG-4).
 
 use super::index::{Index, Location};
+use super::planted::{Fault, planted};
 use super::unit::{self, BLOCK, Found, Unit};
 use crate::io::Disk;
 use std::io;
@@ -208,7 +209,7 @@ impl Run {
         let due = recovered.next_lsn;
         // LOG-3
         let durable = self.durable.max(beyond.durable.unwrap_or(0));
-        if durable >= due {
+        if durable >= due && !planted(Fault::Confirmed) {
             let what = format!("unit {due} cannot be read, unit {durable} was durable");
             return Err(LogError::damaged(segment, end, what));
         }
@@ -271,7 +272,7 @@ impl<'a> Source<'a> {
         let key = self.key;
         let claim = Unit::claim(self.at(offset, unit::HEADER_BYTES as u64)?, key);
         match claim {
-            Some((segment, bytes)) if segment == self.segment => {
+            Some((segment, bytes)) if segment == self.segment || planted(Fault::Segment) => {
                 Ok(Unit::decode(self.at(offset, bytes)?, key))
             }
             _ => Ok(Found::Nothing),
@@ -287,7 +288,8 @@ fn scan(source: &mut Source) -> Result<Scanned, LogError> {
         let due = units.last().map(|(unit, _)| unit.lsn + 1);
         match source.unit(at)? {
             Found::Unit(unit, len)
-                if unit.segment == segment && due.is_none_or(|due| unit.lsn == due) =>
+                if (unit.segment == segment || planted(Fault::Segment))
+                    && due.is_none_or(|due| unit.lsn == due) =>
             {
                 let location = Location {
                     segment,

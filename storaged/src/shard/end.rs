@@ -41,7 +41,7 @@ impl From<LogError> for Ended {
 impl From<StoreError> for Ended {
     fn from(error: StoreError) -> Self {
         let exit = match error {
-            StoreError::Io(_) | StoreError::Tree(_) => ExitCode::Io,
+            StoreError::Io(_) | StoreError::Unsettled(_) => ExitCode::Io,
             StoreError::Damaged(_) => ExitCode::StateDamaged,
             StoreError::NoReplica(_) | StoreError::Hole { .. } | StoreError::Refused(_) => {
                 ExitCode::Internal

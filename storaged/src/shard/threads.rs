@@ -407,9 +407,8 @@ fn merge(shared: &Shared, ends: &Receiver<Never>) -> Result<(), Ended> {
 }
 
 fn is_full(error: &StoreError) -> bool {
-    let io = match error {
-        StoreError::Io(error) | StoreError::Tree(lsm_tree::Error::Io(error)) => error,
-        _ => return false,
-    };
-    matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    matches!(
+        error,
+        StoreError::Io(io) if matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    )
 }

@@ -5,13 +5,13 @@
 //! that was flushed and merged more often than written showed an old list, without what was applied since.
 //! `drop_range` is not used: it brought a deleted key back in a trial.
 
-use super::StoreError;
+use super::{StoreError, damage};
 use bytes::Bytes;
 use lsm_tree::{AbstractTree, AnyTree, Cache, Guard, SequenceNumberCounter};
-use std::io;
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A raw key with its value.
 pub(super) type Pair = (Vec<u8>, Bytes);
@@ -49,6 +49,13 @@ pub(super) trait Engine: Send + Sync {
 pub(super) struct Lsm {
     tree: AnyTree,
     numbers: SequenceNumberCounter,
+    dir: PathBuf,
+    /// Whether nobody knows which list of files is durable.
+    unsettled: AtomicBool,
+}
+
+fn unsettled(dir: &Path, what: &str) -> StoreError {
+    StoreError::Unsettled(format!("{}: {what}", dir.display()))
 }
 
 impl Lsm {
@@ -63,16 +70,42 @@ impl Lsm {
         let tree = lsm_tree::Config::new(dir, numbers.clone(), unused)
             .use_cache(cache)
             .open()
-            .map_err(|error| match error {
-                lsm_tree::Error::Io(error) if error.kind() != io::ErrorKind::NotFound => {
-                    StoreError::Io(error)
-                }
-                damage => StoreError::Damaged(format!("{}: {damage}", dir.display())),
-            })?;
+            .map_err(|error| damage::told(error, dir))?;
         if let Some(highest) = tree.get_highest_persisted_seqno() {
             numbers.fetch_max(highest + 1);
         }
-        Ok(Lsm { tree, numbers })
+        let dir = dir.to_owned();
+        Ok(Lsm {
+            tree,
+            numbers,
+            dir,
+            unsettled: AtomicBool::new(false),
+        })
+    }
+
+    /// Writes files. When that fails after the engine has named a new list of them, it still takes the one before for the
+    /// present one, and would write the next list over the file that is named: nothing is written any more until the tree
+    /// is opened anew.
+    fn write(
+        &self,
+        write: impl FnOnce(&AnyTree) -> lsm_tree::Result<()>,
+    ) -> Result<(), StoreError> {
+        if self.unsettled.load(Ordering::Acquire) {
+            return Err(unsettled(&self.dir, "an earlier write"));
+        }
+        let Err(error) = self.told(write(&self.tree)) else {
+            return Ok(());
+        };
+        let held = self.tree.current_version().id();
+        if damage::named(&self.dir).is_ok_and(|(named, _)| named == held) {
+            return Err(error);
+        }
+        self.unsettled.store(true, Ordering::Release);
+        Err(unsettled(&self.dir, &error.to_string()))
+    }
+
+    fn told<T>(&self, done: lsm_tree::Result<T>) -> Result<T, StoreError> {
+        done.map_err(|error| damage::told_of(error, &self.tree, &self.dir))
     }
 }
 
@@ -94,12 +127,16 @@ impl Engine for Lsm {
     }
 
     fn get(&self, key: &[u8], number: u64) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.tree.get(key, number)?.map(Bytes::from_owner))
+        let value = self.told(self.tree.get(key, number))?;
+        Ok(value.map(Bytes::from_owner))
     }
 
     fn range(&self, from: Bound<Vec<u8>>, to: Bound<Vec<u8>>, number: u64) -> Pairs {
-        Box::new(self.tree.range((from, to), number, None).map(|item| {
-            let (key, value) = item.into_inner()?;
+        let (tree, dir) = (self.tree.clone(), self.dir.clone());
+        Box::new(self.tree.range((from, to), number, None).map(move |item| {
+            let (key, value) = item
+                .into_inner()
+                .map_err(|error| damage::told_of(error, &tree, &dir))?;
             Ok((key.to_vec(), Bytes::from_owner(value)))
         }))
     }
@@ -110,13 +147,12 @@ impl Engine for Lsm {
 
     fn flush(&self, watermark: u64) -> Result<(), StoreError> {
         let lock = self.tree.get_flush_lock();
-        self.tree.flush(&lock, watermark)?;
-        Ok(())
+        self.write(|tree| tree.flush(&lock, watermark).map(|_| ()))
     }
 
     fn compact(&self, watermark: u64) -> Result<(), StoreError> {
         let strategy = Arc::new(lsm_tree::compaction::Leveled::default());
-        Ok(self.tree.compact(strategy, watermark)?)
+        self.write(|tree| tree.compact(strategy, watermark))
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -201,8 +201,7 @@ impl Store {
             let mut next = manifest.clone();
             let number = next.next_tree;
             next.next_tree += 1;
-            next.store(&self.0.options.dir)?;
-            *manifest = next;
+            self.0.replace(&mut manifest, next)?;
             number
         };
         let tree = Tree::create(&tree_dir(&self.0.options.dir, number), self.0.cache.clone())?;
@@ -260,7 +259,7 @@ impl Store {
             if let Some(received) = received {
                 received.lock().tree.abandon();
             }
-            return old.flush();
+            return self.flush(group);
         }
         let received = received.ok_or_else(|| not_begun(install))?;
         let mut received = received.lock();
@@ -278,7 +277,7 @@ impl Store {
         }
         if !self.put_in_force(&old, &received, meta)? {
             received.tree.abandon();
-            return old.flush();
+            return self.flush(group);
         }
         self.tell(group);
         tracing::info!(%group, tree = received.tree_number, before = old.tree_number, "snapshot installed");
@@ -313,8 +312,7 @@ impl Store {
                 listed.tree = received.tree_number;
             }
         }
-        next.store(&self.0.options.dir)?;
-        *manifest = next;
+        self.0.replace(&mut manifest, next)?;
         let replica = Arc::new(replica);
         self.0.replicas.write().insert(old.group, replica);
         standing.standing = Standing::Replaced;

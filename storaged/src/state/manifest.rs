@@ -92,8 +92,10 @@ impl Manifest {
         file.write_all(&body)?;
         file.sync_all()?;
         std::fs::rename(&new, dir.join("manifest"))?;
-        File::open(dir)?.sync_all()?;
-        Ok(())
+        // The new one is read from here on, and may not be after a crash.
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|error| StoreError::Unsettled(format!("{}: {error}", dir.display())))
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod apply;
 mod batch;
+mod damage;
 mod elections;
 mod engine;
 mod install;
@@ -45,12 +46,13 @@ pub enum StoreError {
     /// The disk failed.
     #[error("disk: {0}")]
     Io(#[from] io::Error),
-    /// The engine failed.
-    #[error("tree: {0}")]
-    Tree(#[from] lsm_tree::Error),
     /// Files hold what was never written.
     #[error("damaged: {0}")]
     Damaged(String),
+    /// A change was made, and nobody knows whether it is durable: nothing may rest on it, or on its absence, before the store is
+    /// opened anew.
+    #[error("disk: nobody knows what is durable after: {0}")]
+    Unsettled(String),
     /// The group has no replica here.
     #[error("{0} has no replica here")]
     NoReplica(GroupId),
@@ -90,6 +92,8 @@ struct Shared {
     options: StoreOptions,
     cache: Arc<Cache>,
     manifest: Mutex<Manifest>,
+    /// Why nobody knows which manifest a crash would leave.
+    unsettled: Mutex<Option<String>>,
     replicas: RwLock<BTreeMap<GroupId, Arc<Replica>>>,
     opened: Mutex<HashMap<RandomId, Arc<Opened>>>,
     receiving: Mutex<HashMap<RandomId, Arc<Mutex<Receiving>>>>,
@@ -99,6 +103,29 @@ struct Shared {
 
 /// Told after each batch: the group and its applied index.
 pub type Listener = Arc<dyn Fn(GroupId, u64) + Send + Sync>;
+
+impl Shared {
+    /// Replaces the manifest durably.
+    fn replace(&self, manifest: &mut Manifest, next: Manifest) -> Result<(), StoreError> {
+        self.settled()?;
+        let done = next.store(&self.options.dir);
+        if let Err(StoreError::Unsettled(why)) = &done {
+            self.unsettled.lock().get_or_insert_with(|| why.clone());
+        }
+        done?;
+        *manifest = next;
+        Ok(())
+    }
+
+    /// Which trees a crash would leave is known. Otherwise nothing is persisted any more: it might be in a tree that is not the
+    /// replica's then, while the log forgets it.
+    fn settled(&self) -> Result<(), StoreError> {
+        match &*self.unsettled.lock() {
+            Some(why) => Err(StoreError::Unsettled(why.clone())),
+            None => Ok(()),
+        }
+    }
+}
 
 fn tree_dir(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("tree-{number}"))
@@ -111,11 +138,10 @@ impl Store {
     /// # Errors
     /// Damage (SM-2), or the disk.
     pub fn open(options: StoreOptions) -> Result<Store, StoreError> {
-        if !options.dir.is_dir() {
-            std::fs::create_dir_all(&options.dir)?;
-            if let Some(parent) = options.dir.parent() {
-                std::fs::File::open(parent)?.sync_all()?;
-            }
+        std::fs::create_dir_all(&options.dir)?;
+        // Although it was there: a predecessor may have been killed before it had synced this, or its last manifest.
+        for dir in options.dir.ancestors().take(2) {
+            std::fs::File::open(dir)?.sync_all()?;
         }
         let manifest = Manifest::load(&options.dir)?;
         let cache = Arc::new(Cache::with_capacity_bytes(options.cache_bytes));
@@ -149,6 +175,7 @@ impl Store {
             options,
             cache,
             manifest: Mutex::new(manifest),
+            unsettled: Mutex::default(),
             replicas: RwLock::new(replicas),
             opened: Mutex::default(),
             receiving: Mutex::default(),
@@ -201,8 +228,7 @@ impl Store {
             tree: number,
         });
         let tree = Tree::create(&tree_dir(&self.0.options.dir, number), self.0.cache.clone())?;
-        next.store(&self.0.options.dir)?;
-        *manifest = next;
+        self.0.replace(&mut manifest, next)?;
         let replica = Replica::new(group, id, range, number, tree, &self.0.options)?;
         self.0.replicas.write().insert(group, Arc::new(replica));
         Ok(())
@@ -296,6 +322,7 @@ impl Store {
     /// # Errors
     /// The disk.
     pub fn flush(&self, group: GroupId) -> Result<SnapshotMeta, StoreError> {
+        self.0.settled()?;
         self.replica(group)?.flush()
     }
 
@@ -309,6 +336,7 @@ impl Store {
         let replicas: Vec<Arc<Replica>> = self.0.replicas.read().values().cloned().collect();
         for replica in replicas {
             if replica.unflushed() > self.0.options.unflushed_bytes_max {
+                self.0.settled()?;
                 replica.flush()?;
             }
             replica.maintain()?;

@@ -4,12 +4,13 @@
 //! can show half a batch when a flush comes between, so that readers use ours, published after a whole batch; and a memtable
 //! is ended only between batches (SM-1).
 
-use super::StoreError;
 use super::engine::{Engine, Lsm, Pair};
+use super::{StoreError, damage};
 use bytes::Bytes;
 use lsm_tree::Cache;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,7 +46,12 @@ impl Tree {
             // A crash left it before the manifest named it.
             std::fs::remove_dir_all(dir)?;
         }
-        Ok(Self::over(Box::new(Lsm::open(dir, cache)?), dir))
+        let tree = Self::over(Box::new(Lsm::open(dir, cache)?), dir);
+        // The engine syncs what is in the directory, not its name; a manifest that names it must not come first (SM-2).
+        if let Some(parent) = dir.parent() {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(tree)
     }
 
     /// Opens a tree that the manifest names.
@@ -58,6 +64,14 @@ impl Tree {
                 "{} has no 'current' file",
                 dir.display()
             )));
+        }
+        damage::check_list(dir)?;
+        // A predecessor may have been killed between a change and its sync. What is seen here is told as persisted, and files
+        // that it does not name are removed: a crash of the machine must not take it back after that.
+        for synced in [&dir.join("tables"), dir] {
+            if synced.is_dir() {
+                File::open(synced)?.sync_all()?;
+            }
         }
         Ok(Self::over(Box::new(Lsm::open(dir, cache)?), dir))
     }

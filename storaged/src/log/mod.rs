@@ -446,7 +446,10 @@ impl Log {
 
     /// Gives up the oldest segments while nothing in them is needed, once it is durable that nothing is (LOG-7).
     pub fn recycle(&mut self) {
-        while self.segments.len() > 1 && self.index.live_in(self.segments[0]) == 0 {
+        // Until something follows the beginning of the open segment, nothing would tell that it cannot be read, and all small
+        // state would be gone with it: the segment before, which says the same, is kept so long.
+        let kept = 1 + usize::from(self.durable <= self.first);
+        while self.segments.len() > kept && self.index.live_in(self.segments[0]) == 0 {
             let oldest = self.segments[0];
             let since = match self.unneeded {
                 Some((segment, since)) if segment == oldest => since,

@@ -150,7 +150,7 @@ unsafe fn put(
         let bytes = unsafe { std::slice::from_raw_parts(bytes.cast::<u8>(), count) };
         with(|recorder| recorder.wrote(fd, at.unsigned_abs(), bytes));
     }
-    written as ssize_t
+    ssize_t::try_from(written).unwrap_or(-1)
 }
 
 /// # Safety

@@ -99,11 +99,8 @@ fn inode_of(path: &Path) -> Option<(u64, u64)> {
 }
 
 fn inode_of_fd(fd: c_int) -> Option<(u64, u64)> {
-    inode_of(Path::new(&format!("/proc/self/fd/{fd}"))).and(
-        std::fs::metadata(format!("/proc/self/fd/{fd}"))
-            .ok()
-            .map(|meta| (meta.dev(), meta.ino())),
-    )
+    let meta = std::fs::metadata(format!("/proc/self/fd/{fd}")).ok()?;
+    Some((meta.dev(), meta.ino()))
 }
 
 impl Recorder {

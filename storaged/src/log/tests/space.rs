@@ -76,6 +76,34 @@ fn a_segment_that_a_plan_points_to_is_not_used_again() {
     ));
 }
 
+/// Seed 1459 of the crash tests: a flipped bit in the only unit of the only segment was an empty log.
+#[test]
+fn the_segment_before_is_kept_until_something_follows_the_beginning_of_the_open_one() {
+    let mut world = World::new(23);
+    done(world.make_room(usize::try_from(SEGMENT).unwrap()));
+    for _ in 0..2 {
+        world.log.recycle();
+        assert_eq!(world.log.segments, [1, 2]);
+    }
+    let mut rotten = world.disk.clone();
+    rotten.flip(2, 100);
+    let log = open(&mut rotten).unwrap();
+    assert_eq!(log.index.checkpoint(), world.log.index.checkpoint());
+    done(world.append());
+    world.finish_all();
+    for _ in 0..2 {
+        world.log.recycle();
+    }
+    assert_eq!(world.log.segments, [2]);
+    let mut rotten = world.disk.clone();
+    rotten.delete(1).unwrap();
+    rotten.flip(2, 100);
+    assert!(matches!(
+        open(&mut rotten),
+        Err(LogError::Damaged { segment: 2, .. })
+    ));
+}
+
 /// The full disk of docs/formats/log.md: no write is taken that would need another segment, nothing that was acknowledged is
 /// lost, and it goes on by itself when there is room.
 #[test]

@@ -1,8 +1,6 @@
-//! A configuration file of any bytes is a configuration or faults with lines.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|text: &str| {
-    if let Err(faults) = mareedb_config::parse(text, "maree-db.toml") {
-        assert!(!faults.to_string().is_empty());
-    }
-});
+libfuzzer_sys::fuzz_target!(
+    init: mareedb_fuzz::start("config"),
+    |bytes: &[u8]| mareedb_fuzz::config::run(bytes)
+);

@@ -134,10 +134,18 @@ impl Formation {
                 true,
             ),
         };
-        let accepted = match record(ACCEPTED) {
+        let accepted: Option<Proposal> = match record(ACCEPTED) {
             Some(record) => Some(decode(&record.value).map_err(|_| damaged(ACCEPTED))?),
             None => None,
         };
+        // The first member founds the cluster; nobody proposes or accepts one without any.
+        let empty = |proposal: &Proposal| proposal.members.is_empty();
+        if identity.formed.as_ref().is_some_and(empty) {
+            return Err(damaged(IDENTITY));
+        }
+        if accepted.as_ref().is_some_and(empty) {
+            return Err(damaged(ACCEPTED));
+        }
         let me = Facts {
             name: name.to_owned(),
             incarnation: identity.incarnation,

@@ -352,6 +352,35 @@ fn a_node_of_another_name_or_with_a_damaged_record_does_not_start() {
         refused.err().map(|reason| reason.code).as_deref(),
         Some("RECORD_DAMAGED")
     );
+    // A cluster without members has nobody who could have founded it.
+    let nobody = Proposal {
+        cluster: RandomId(9),
+        members: Vec::new(),
+    };
+    let formed = Identity {
+        incarnation: RandomId(1),
+        name: "node1".into(),
+        formed: Some(nobody.clone()),
+    };
+    for (name, value) in [(IDENTITY, encode(&formed)), (ACCEPTED, encode(&nobody))] {
+        let record = NodeRecord {
+            name: name.into(),
+            value: value.into(),
+        };
+        let refused = Formation::new(
+            config,
+            "node1",
+            "a",
+            "r",
+            &[record],
+            Box::new(|| RandomId(1)),
+        );
+        assert_eq!(
+            refused.err().map(|reason| reason.code).as_deref(),
+            Some("RECORD_DAMAGED"),
+            "{name}"
+        );
+    }
 }
 
 #[test]

@@ -118,6 +118,15 @@ pub struct Index {
     cache_order: VecDeque<(GroupId, u64, usize)>,
 }
 
+/// The index after a position. What comes from a disk or another process may claim the last index of all, which no log
+/// reaches.
+fn after(position: Option<LogPosition>) -> Result<u64, String> {
+    position.map_or(Ok(0), |position| {
+        let next = position.index.checked_add(1);
+        next.ok_or_else(|| format!("no index is left after {position}"))
+    })
+}
+
 /// Bytes of an entry, about.
 pub fn weight(entry: &LogEntry) -> usize {
     48 + match &entry.body {
@@ -157,7 +166,7 @@ impl Index {
                     self.last = Some(id);
                 }
             }
-            Record::Checkpoint(checkpoint) => self.restore(checkpoint),
+            Record::Checkpoint(checkpoint) => self.restore(checkpoint)?,
             Record::Moved { group, entries } => self.moved(group, entries, location)?,
             Record::Installed { group, upto, alone } => self.installed(group, upto, alone)?,
             Record::Mark => {}
@@ -215,7 +224,7 @@ impl Index {
                 "{group}: truncation to {last:?} below the purge mark {purged}"
             ));
         }
-        let keep = last.map_or(0, |last| last.index + 1);
+        let keep = after(last)?;
         let gone = state.entries.split_off(&keep);
         state.last = last;
         self.live.forget(gone);
@@ -230,8 +239,9 @@ impl Index {
         {
             return Ok(());
         }
+        let from = after(Some(upto))?;
         state.purged = Some(upto);
-        let kept = state.entries.split_off(&(upto.index + 1));
+        let kept = state.entries.split_off(&from);
         let gone = std::mem::replace(&mut state.entries, kept);
         if state.last.is_none_or(|last| last.index <= upto.index) {
             state.last = Some(upto);
@@ -242,6 +252,13 @@ impl Index {
 
     fn installed(&mut self, group: GroupId, upto: LogPosition, alone: bool) -> Result<(), String> {
         let state = self.group(group)?;
+        // What was purged stays so: the end of the log never lies below the mark.
+        if state
+            .purged
+            .is_some_and(|purged| purged.index >= upto.index)
+        {
+            return Ok(());
+        }
         if alone {
             state.last = Some(upto);
             let gone = std::mem::take(&mut state.entries);
@@ -308,13 +325,14 @@ impl Index {
             let bytes = weight(&entry);
             let index = entry.position.index;
             let state = self.group(group)?;
-            let expected = state.last.map_or(0, |last| last.index + 1);
+            let expected = after(state.last)?;
             // RAFT-2
             if index != expected {
                 return Err(format!(
                     "RAFT-2: {group}: entry {index} where {expected} is due"
                 ));
             }
+            after(Some(entry.position))?;
             state.last = Some(entry.position);
             let slot = Slot {
                 position: entry.position,
@@ -352,8 +370,16 @@ impl Index {
         }
     }
 
-    fn restore(&mut self, checkpoint: Checkpoint) {
+    fn restore(&mut self, checkpoint: Checkpoint) -> Result<(), String> {
         for mark in checkpoint.groups {
+            let (from, to) = (after(mark.purged)?, after(mark.last)?);
+            // Entries at and below the mark would come again.
+            if from > to {
+                return Err(format!(
+                    "{}: a checkpoint whose last entry {:?} lies below its purge mark {:?}",
+                    mark.group, mark.last, mark.purged
+                ));
+            }
             let state = self
                 .groups
                 .entry(mark.group)
@@ -362,10 +388,8 @@ impl Index {
             state.committed = mark.committed;
             state.purged = mark.purged;
             state.last = mark.last;
-            let from = mark.purged.map_or(0, |purged| purged.index + 1);
-            let to = mark.last.map_or(0, |last| last.index + 1);
             let mut kept = state.entries.split_off(&from);
-            let beyond = kept.split_off(&to.max(from));
+            let beyond = kept.split_off(&to);
             let below = std::mem::replace(&mut state.entries, kept);
             self.live.forget(below);
             self.live.forget(beyond);
@@ -374,6 +398,7 @@ impl Index {
             self.records.insert(record.name.clone(), record);
         }
         self.last = checkpoint.last;
+        Ok(())
     }
 
     /// Small state of everything.

@@ -291,6 +291,10 @@ fn scan(source: &mut Source) -> Result<Scanned, LogError> {
                 if (unit.segment == segment || planted(Fault::Segment))
                     && due.is_none_or(|due| unit.lsn == due) =>
             {
+                if unit.lsn == u64::MAX {
+                    let what = "no number is left after its unit".to_owned();
+                    return Err(LogError::damaged(segment, at, what));
+                }
                 let location = Location {
                     segment,
                     offset: at,

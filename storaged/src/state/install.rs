@@ -102,6 +102,9 @@ impl Receiving {
                 system.elections,
             )
         };
+        if meta.last_applied.is_some_and(|at| at.index == u64::MAX) {
+            return Err(hostile("no entry could follow it"));
+        }
         if claims(&system) != claims(&self.counted) {
             return Err(hostile("it is not the state that its record describes"));
         }
@@ -199,8 +202,7 @@ impl Store {
         let number = {
             let mut manifest = self.0.manifest.lock();
             let mut next = manifest.clone();
-            let number = next.next_tree;
-            next.next_tree += 1;
+            let number = next.take_number()?;
             self.0.replace(&mut manifest, next)?;
             number
         };

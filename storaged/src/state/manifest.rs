@@ -78,6 +78,18 @@ impl Manifest {
         whole.then_some(manifest)
     }
 
+    /// The number of a new tree.
+    ///
+    /// # Errors
+    /// None is left.
+    pub(super) fn take_number(&mut self) -> Result<u64, StoreError> {
+        let number = self.next_tree;
+        let next = number.checked_add(1);
+        self.next_tree =
+            next.ok_or_else(|| StoreError::Damaged("no number is left for a tree".into()))?;
+        Ok(number)
+    }
+
     /// Replaces it durably.
     pub(super) fn store(&self, dir: &Path) -> Result<(), StoreError> {
         let body = encode(self);

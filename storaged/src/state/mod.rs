@@ -218,9 +218,8 @@ impl Store {
                 )))
             };
         }
-        let number = manifest.next_tree;
         let mut next = manifest.clone();
-        next.next_tree += 1;
+        let number = next.take_number()?;
         next.replicas.push(Listed {
             group,
             replica: id,

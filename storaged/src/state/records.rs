@@ -154,8 +154,12 @@ pub(super) fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, StoreEr
 
 /// Whether a raw pair is one that this version writes.
 pub(super) fn is_record(key: &[u8], value: &[u8]) -> bool {
-    let version =
-        |gone: bool| read::<Version>(value).is_ok_and(|version| gone || version.value.is_some());
+    let version = |gone: bool| {
+        read::<Version>(value).is_ok_and(|version| {
+            // A key that is written so often would have no next version.
+            version.version < u64::MAX && (gone || version.value.is_some())
+        })
+    };
     match key.first() {
         Some(b'd') => version(false),
         Some(b'h') => keys::parse_history(key).is_some() && version(true),

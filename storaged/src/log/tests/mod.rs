@@ -12,6 +12,7 @@ mod crash;
 mod damage;
 mod faults;
 mod model;
+mod numbers;
 mod recovery;
 mod rules;
 mod space;

@@ -1,6 +1,8 @@
 //! Snapshots that no replica sends: refused with an error, whatever they hold, and the state stays as it was.
 
 use super::*;
+use crate::state::records::{self, System, Version};
+use crate::state::{batch, keys};
 
 fn source() -> (TempDir, Store) {
     let dir = TempDir::new().unwrap();
@@ -108,6 +110,54 @@ fn a_snapshot_of_keys_outside_the_range_is_refused() {
     };
     target.create_replica(GROUP, ReplicaId(1), range).unwrap();
     assert!(install(&target, &entries, &meta).is_err());
+}
+
+/// The state record with a changed state and the right checksum.
+fn put_state(entries: &mut [(Bytes, Bytes)], change: impl FnOnce(&mut System)) {
+    let pair = entries
+        .iter_mut()
+        .find(|(key, _)| key[..] == *keys::SYSTEM)
+        .unwrap();
+    let mut system = System::parse(&pair.1).unwrap();
+    change(&mut system);
+    pair.1 = system.write().into();
+}
+
+#[test]
+fn a_snapshot_after_which_no_number_is_left_is_refused() {
+    let (_from, source) = source();
+    let (entries, meta) = snapshot(&source);
+    let dir = TempDir::new().unwrap();
+    let target = store(dir.path());
+    let mut last = entries.clone();
+    let mut end = meta.clone();
+    end.last_applied = Some(LogPosition {
+        term: 1,
+        index: u64::MAX,
+    });
+    put_state(&mut last, |system| system.meta = end.clone());
+    let refused = install(&target, &last, &end);
+    assert!(
+        matches!(refused, Err(StoreError::Refused(_))),
+        "{refused:?}"
+    );
+    // A key that was written so often that its next version has no number.
+    let mut worn = entries.clone();
+    let pair = worn.iter_mut().find(|(key, _)| key[0] == b'd').unwrap();
+    let mut version: Version = records::read(&pair.1).unwrap();
+    version.version = u64::MAX;
+    let old = batch::hash(&pair.0, &pair.1);
+    pair.1 = records::write(&version).into();
+    let new = batch::hash(&pair.0, &pair.1);
+    put_state(&mut worn, |system| {
+        system.digest = system.digest.wrapping_sub(old).wrapping_add(new);
+    });
+    let refused = install(&target, &worn, &meta);
+    assert!(
+        matches!(refused, Err(StoreError::Refused(_))),
+        "{refused:?}"
+    );
+    install(&target, &entries, &meta).unwrap();
 }
 
 proptest! {

@@ -2,9 +2,7 @@
 
 use super::next;
 use mareedb_config::Config;
-use mareedb_consensusd::formation::{
-    Action, Facts, Formation, Member, Message, Proposal,
-};
+use mareedb_consensusd::formation::{Action, Facts, Formation, Member, Message, Proposal};
 use mareedb_ipc::wire::storage::NodeRecord;
 use mareedb_ipc::wire::view::Reason;
 use mareedb_ipc::wire::{NodeId, RandomId};

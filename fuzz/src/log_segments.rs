@@ -272,15 +272,74 @@ pub fn seeds() -> Vec<Vec<u8>> {
         })
     };
     let forged = || log_unit::records().split_off(7);
+    let last = LogPosition {
+        term: 1,
+        index: u64::MAX,
+    };
+    let group = FIRST_DATA_GROUP;
+    let checkpoint = |purged, last| {
+        let mut records = forged();
+        if let Record::Checkpoint(checkpoint) = &mut records[0] {
+            (checkpoint.groups[0].purged, checkpoint.groups[0].last) = (purged, last);
+        }
+        records.truncate(1);
+        records
+    };
+    let truncate = Change::Truncate {
+        group,
+        last: Some(last),
+    };
     vec![
         stream(&whole),
         many(vec![purge(60), Step::Recycle, Step::Recycle, Step::Reopen]),
-        many(vec![Step::Reopen, purge(90), Step::Recycle, Step::Entries(15, 4000), Step::Reopen]),
+        many(vec![
+            Step::Reopen,
+            purge(90),
+            Step::Recycle,
+            Step::Entries(15, 4000),
+            Step::Reopen,
+        ]),
         many(vec![Step::Bytes(0, 5000, vec![1, 2, 3]), Step::Reopen]),
         many(vec![Step::Forge(1, 12, 1, 0, forged()), Step::Reopen]),
-        many(vec![Step::Forge(9, 15, 1, -1, vec![Record::Mark]), Step::Reopen]),
-        many(vec![Step::Far(0, 9, u64::MAX, 0, vec![Record::Mark]), Step::Reopen]),
-        many(vec![Step::Copy(0, 0, 1, 3), Step::Copy(1, 0, 0, 0), Step::Reopen]),
+        many(vec![
+            Step::Forge(9, 15, 1, -1, vec![Record::Mark]),
+            Step::Reopen,
+        ]),
+        many(vec![
+            Step::Far(0, 9, u64::MAX, 0, vec![Record::Mark]),
+            Step::Reopen,
+        ]),
+        many(vec![
+            Step::Copy(0, 0, 1, 3),
+            Step::Copy(1, 0, 0, 0),
+            Step::Reopen,
+        ]),
         stream(&[create(), Step::Take(forged()), Step::Reopen]),
+        // An installed snapshot below what was purged.
+        many(vec![
+            purge(60),
+            Step::Take(log_unit::records().split_off(10)),
+            Step::Entries(3, 1),
+            Step::Reopen,
+        ]),
+        // Numbers that no log has.
+        stream(&[
+            create(),
+            Step::Take(checkpoint(None, Some(last))),
+            Step::Entries(1, 1),
+        ]),
+        stream(&[
+            create(),
+            Step::Take(checkpoint(Some(last), None)),
+            Step::Entries(1, 1),
+        ]),
+        stream(&[create(), Step::Change(truncate), Step::Entries(1, 1)]),
+        stream(&[create(), purge(u64::MAX), Step::Entries(1, 1)]),
+        stream(&[
+            create(),
+            purge(u64::MAX - 1),
+            Step::Entries(1, 1),
+            Step::Reopen,
+        ]),
     ]
 }

@@ -136,13 +136,37 @@ pub fn seeds() -> Vec<Vec<u8>> {
             seeds.push([encode(&disk), stream(&steps)].concat());
         }
     }
+    // A cluster of nobody.
+    let nobody = || {
+        let mut nobody = formation::proposal();
+        nobody.members.clear();
+        Some(nobody)
+    };
+    let founded = Identity {
+        formed: nobody(),
+        ..identity.clone()
+    };
+    for disk in [disk(Some(identity), nobody()), disk(Some(founded), None)] {
+        seeds.push([encode(&disk), stream(&formation::steps())].concat());
+    }
+    seeds.push(encode(&Disk::Manifest {
+        version: 1,
+        replicas: Vec::new(),
+        next_tree: u64::MAX,
+        more: Vec::new(),
+    }));
     seeds.push(encode(&Disk::Bytes {
         identity: Some(encode(&formed).into()),
         accepted: Some(encode(&formation::proposal()).into()),
     }));
     let listed = |number: u32| {
         let group = GroupId(number);
-        (group, ReplicaId(1), KeyRange::whole(), u64::from(number) - 1)
+        (
+            group,
+            ReplicaId(1),
+            KeyRange::whole(),
+            u64::from(number) - 1,
+        )
     };
     for replicas in [vec![], vec![listed(1)], vec![listed(1), listed(3)]] {
         seeds.push(encode(&Disk::Manifest {

@@ -26,7 +26,10 @@ pub fn run(bytes: &[u8]) {
     }
     if let Ok(txn) = serde_json::from_slice::<TxnBody>(body) {
         let json = serde_json::to_string(&txn).expect("what came can go");
-        assert_eq!(serde_json::from_str::<TxnBody>(&json).ok(), Some(txn.clone()));
+        assert_eq!(
+            serde_json::from_str::<TxnBody>(&json).ok(),
+            Some(txn.clone())
+        );
         for encoding in [Encoding::Base64, Encoding::Utf8] {
             if let Ok(request) = txn.to_proto(encoding) {
                 grpc::asked(async |core| core.txn(request).await.map(drop));

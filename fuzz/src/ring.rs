@@ -22,7 +22,8 @@ enum Input {
 /// Writes at a ring's position.
 fn put(image: &mut [u8], position: u64, bytes: &[u8]) {
     for (at, byte) in (position..).zip(bytes) {
-        image[(at % CAPACITY as u64) as usize] = *byte;
+        let place = usize::try_from(at % CAPACITY as u64).expect("within the ring");
+        image[place] = *byte;
     }
 }
 
@@ -33,7 +34,7 @@ fn records(head: u64, records: &[(Vec<u8>, u8)]) {
     let mut whole = head < (1 << 62) - CAPACITY as u64;
     for (payload, fault) in records {
         let mut position = tail;
-        let mut len = payload.len() as u32;
+        let mut len = u32::try_from(payload.len()).expect("inputs are small");
         let mut bytes = payload.clone();
         match fault {
             1 => position = position.wrapping_sub(CAPACITY as u64),

@@ -4,8 +4,8 @@ use super::*;
 use crate::log::index::Index;
 use crate::log::unit;
 use mareedb_ipc::wire::storage::EntryBody;
-use mareedb_ipc::wire::{RandomId, ReplicaId};
 use mareedb_ipc::wire::storage::KeyRange;
+use mareedb_ipc::wire::{RandomId, ReplicaId};
 
 #[test]
 fn numbers_that_no_log_has_are_refused() {

@@ -1,5 +1,5 @@
-//! What each target does with its bytes, and where the fuzzer starts from: the same code under `cargo fuzz` and, over the
-//! committed corpora, in `cargo test` (tests/corpora.rs).
+//! What each target does with its bytes, and where the fuzzer starts from. It can be included as a module: nothing here needs
+//! the fuzzer.
 //!
 //! Bytes in front of which a checksum stands are built from the input and sealed here, or the decoder behind the checksum
 //! would never be reached.

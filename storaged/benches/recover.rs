@@ -78,7 +78,7 @@ fn measure(disk: &mut StdDisk) {
     let key = disk.key().expect("a key");
     for _ in 0..10 {
         let began = Instant::now();
-        let recovered = mareedb_storaged::log::recover::recover(disk, key, 8 << 20, &|| ())
+        let recovered = mareedb_storaged::log::recover::recover(disk, key, 8 << 20, 0, &|| ())
             .expect("it is read back");
         let took = began.elapsed().as_micros();
         let text = format!(

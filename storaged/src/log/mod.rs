@@ -168,19 +168,14 @@ impl Log {
         alive: &dyn Fn(),
     ) -> Result<Log, LogError> {
         let key = disk.key()?;
-        let recovered = recover(disk, key, options.cache_bytes_max, alive)?;
-        if recovered.next_lsn <= options.acknowledged {
-            let (segment, offset) = recovered.end;
-            // LOG-3: before anything is written that would hide it.
-            return Err(LogError::Damaged {
-                segment,
-                offset,
-                what: format!(
-                    "the log ends before unit {}, unit {} was acknowledged",
-                    recovered.next_lsn, options.acknowledged
-                ),
-            });
-        }
+        // LOG-3: before anything is written that would hide what is missing.
+        let recovered = recover(
+            disk,
+            key,
+            options.cache_bytes_max,
+            options.acknowledged,
+            alive,
+        )?;
         if recovered.discarded > 0 {
             tracing::info!(
                 bytes = recovered.discarded,

@@ -79,7 +79,8 @@ struct Beyond {
     used: u64,
 }
 
-/// Reads all segments of the log with this key. `alive` is called again and again.
+/// Reads all segments of the log with this key. Every unit up to `acknowledged` was, as somebody else remembers. `alive` is
+/// called again and again.
 ///
 /// # Errors
 /// Damage, or the disk.
@@ -87,6 +88,7 @@ pub fn recover(
     disk: &dyn Disk,
     key: u64,
     cache_bytes_max: usize,
+    acknowledged: u64,
     alive: &dyn Fn(),
 ) -> Result<Recovered, LogError> {
     let mut numbers = disk.segments()?;
@@ -122,6 +124,18 @@ pub fn recover(
     }
     alive();
     run.end(disk, key, alive, &mut recovered)?;
+    let (segment, end) = recovered.end;
+    if recovered.next_lsn <= acknowledged {
+        let due = recovered.next_lsn;
+        let what = format!("the log ends before unit {due}, unit {acknowledged} was acknowledged");
+        return Err(LogError::damaged(segment, end, what));
+    }
+    // Last, for an end that cannot be read may have said that they are not needed.
+    if let Some((group, index)) = recovered.index.hole() {
+        let first = recovered.segments.first().copied().unwrap_or(segment);
+        let what = format!("entry {index} of {group} is missing");
+        return Err(LogError::damaged(first, 0, what));
+    }
     Ok(recovered)
 }
 
@@ -212,11 +226,6 @@ impl Run {
         if durable >= due && !planted(Fault::Confirmed) {
             let what = format!("unit {due} cannot be read, unit {durable} was durable");
             return Err(LogError::damaged(segment, end, what));
-        }
-        if let Some((group, index)) = recovered.index.hole() {
-            let first = recovered.segments.first().copied().unwrap_or(segment);
-            let what = format!("entry {index} of {group} is missing");
-            return Err(LogError::damaged(first, 0, what));
         }
         Ok(())
     }

@@ -61,7 +61,7 @@ enum Must {
 impl World {
     /// Flips a bit of a copy of the disk, as it is after a crash, and opens that.
     pub(super) fn rot(&mut self, acknowledged: u64) {
-        let whole = recover(&self.disk, 7, CACHE, &|| {})
+        let whole = recover(&self.disk, 7, CACHE, 0, &|| {})
             .unwrap_or_else(|error| panic!("LOG-3: a crash alone is no damage: {error}"));
         let units = lying(&self.disk);
         let mut rotten = self.disk.clone();

@@ -5,8 +5,11 @@
 pub mod cluster;
 pub mod demo;
 pub mod failover;
+pub mod footprint;
 pub mod http;
 pub mod load;
+pub mod overload;
 pub mod preflight;
 pub mod rounds;
 pub mod system;
+pub mod usage;

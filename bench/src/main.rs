@@ -22,6 +22,10 @@ enum Command {
     Failover(mareedb_bench::rounds::Args),
     /// Throughput, latency and what they cost, side by side with etcd.
     System(mareedb_bench::system::Args),
+    /// Memory, idle CPU, disk, and how fast a node is back, side by side with etcd.
+    Footprint(mareedb_bench::footprint::Args),
+    /// Many times more requests than can be served: what is refused, and what becomes of the rest.
+    Overload(mareedb_bench::overload::Args),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +46,8 @@ fn main() -> ExitCode {
             Command::Demo(args) => mareedb_bench::demo::run(args).await,
             Command::Failover(args) => mareedb_bench::rounds::run(args).await,
             Command::System(args) => mareedb_bench::system::run(args).await,
+            Command::Footprint(args) => mareedb_bench::footprint::run(args).await,
+            Command::Overload(args) => mareedb_bench::overload::run(args).await,
         }
     });
     match outcome {

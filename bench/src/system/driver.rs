@@ -43,8 +43,11 @@ impl fmt::Display for Api {
 
 /// A client.
 pub enum Driver {
+    /// Maree-DB over gRPC.
     Maree(MareeKv<Channel>),
+    /// Maree-DB over REST.
     Rest(Box<http::Client>),
+    /// etcd over gRPC.
     Etcd(etcd::kv_client::KvClient<Channel>),
 }
 
@@ -93,6 +96,39 @@ impl Driver {
                 .await
                 .map(drop)
                 .map_err(told),
+        }
+    }
+
+    /// Writes several keys in one transaction.
+    pub async fn put_all(&mut self, pairs: Vec<(String, Bytes)>) -> Result<(), String> {
+        match self {
+            Driver::Maree(client) => {
+                let puts = pairs.into_iter().map(|(key, value)| v1::Op {
+                    op: Some(v1::op::Op::Put(v1::op::Put {
+                        key: key.into(),
+                        value,
+                    })),
+                });
+                let request = v1::TxnRequest {
+                    success: puts.collect(),
+                    ..v1::TxnRequest::default()
+                };
+                client.txn(request).await.map(drop).map_err(told)
+            }
+            Driver::Rest(_) => Err("transactions are measured over gRPC".into()),
+            Driver::Etcd(client) => {
+                let puts = pairs.into_iter().map(|(key, value)| etcd::RequestOp {
+                    request: Some(etcd::request_op::Request::RequestPut(etcd::PutRequest {
+                        key: key.into(),
+                        value,
+                    })),
+                });
+                let request = etcd::TxnRequest {
+                    success: puts.collect(),
+                    ..etcd::TxnRequest::default()
+                };
+                client.txn(request).await.map(drop).map_err(told)
+            }
         }
     }
 

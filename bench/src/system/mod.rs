@@ -7,13 +7,15 @@ mod driver;
 mod servers;
 mod work;
 
-use driver::Api;
+pub use driver::{Api, Driver};
+pub use servers::{End, Servers};
+pub use work::{Figures, Kind, Load as Work, fill, measure};
+
 use serde::Serialize;
-use servers::Servers;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
-use work::{Figures, Kind, Load};
+use work::Load;
 
 /// Options of the measurement.
 #[derive(Debug, clap::Args)]

@@ -2,6 +2,9 @@
 
 use super::driver::{Api, Driver};
 use crate::cluster::{Addresses, Cluster, Options, sibling_executable};
+use crate::usage::{self, Memory};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,18 +29,36 @@ enum Kind {
     Etcd(Vec<Etcd>),
 }
 
-/// An etcd process, which ends with this.
-struct Etcd(Child);
+/// An etcd node; its process ends with this.
+struct Etcd {
+    command: Command,
+    dir: PathBuf,
+    child: Child,
+}
 impl Drop for Etcd {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
+}
+
+/// How a node is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// SIGTERM, and what it takes.
+    Graceful,
+    /// kill -9 of all its processes.
+    Kill,
 }
 
 impl Servers {
     /// Starts three nodes in an empty directory, and waits until they serve.
     pub async fn start(api: Api, dir: &Path) -> Result<Servers, String> {
+        Servers::start_with(api, dir, "").await
+    }
+
+    /// [`Servers::start`] with more lines in the configuration of each node of Maree-DB.
+    pub async fn start_with(api: Api, dir: &Path, config: &str) -> Result<Servers, String> {
         let told = |error: std::io::Error| error.to_string();
         let addresses = Addresses::claim(3);
         let dir = std::path::absolute(dir)
@@ -55,7 +76,7 @@ impl Servers {
                 server: sibling_executable("maree-db-server").map_err(told)?,
                 dir: dir.clone(),
                 hosts: addresses.hosts.clone(),
-                config: String::new(),
+                config: config.to_owned(),
             })
             .map_err(told)?;
             cluster.start_all().map_err(told)?;
@@ -99,37 +120,134 @@ impl Servers {
         Ok(())
     }
 
+    /// Number of nodes.
+    pub fn count(&self) -> usize {
+        self.addrs.len()
+    }
+
+    /// The cluster, when the system is Maree-DB.
+    pub fn cluster(&self) -> Option<&Cluster> {
+        match &self.kind {
+            Kind::Maree(cluster) => Some(cluster),
+            Kind::Etcd(_) => None,
+        }
+    }
+
+    /// The processes of a node, with their names.
+    pub fn processes(&self, node: usize) -> Vec<(&'static str, u32)> {
+        match &self.kind {
+            Kind::Etcd(nodes) => vec![("etcd", nodes[node].child.id())],
+            Kind::Maree(cluster) => {
+                let node = &cluster.nodes[node];
+                let daemons = crate::cluster::DAEMONS.map(|name| (name, node.daemon_pid(name)));
+                [("supervisor", node.pid())]
+                    .into_iter()
+                    .chain(daemons)
+                    .filter_map(|(name, pid)| Some((name, pid?)))
+                    .collect()
+            }
+        }
+    }
+
+    /// Where a node keeps the data itself, and its log.
+    pub fn places(&self, node: usize) -> (PathBuf, PathBuf) {
+        match &self.kind {
+            Kind::Etcd(nodes) => {
+                let member = nodes[node].dir.join("member");
+                (member.join("snap/db"), member.join("wal"))
+            }
+            Kind::Maree(cluster) => {
+                let data = &cluster.nodes[node].data;
+                (data.join("state"), data.join("log"))
+            }
+        }
+    }
+
     /// All processes of the nodes.
     fn pids(&self) -> Vec<u32> {
-        match &self.kind {
-            Kind::Etcd(nodes) => nodes.iter().map(|node| node.0.id()).collect(),
-            Kind::Maree(cluster) => cluster
-                .nodes
-                .iter()
-                .flat_map(|node| {
-                    let daemons = crate::cluster::DAEMONS.map(|daemon| node.daemon_pid(daemon));
-                    daemons.into_iter().chain([node.pid()]).flatten()
-                })
-                .collect(),
-        }
+        (0..self.count())
+            .flat_map(|node| self.processes(node))
+            .map(|(_, pid)| pid)
+            .collect()
     }
 
     /// CPU time of all processes so far.
     pub fn cpu(&self) -> Duration {
-        // SAFETY: asks for a constant of the system.
-        let ticks = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).unwrap_or(100);
-        let used: u64 = self.pids().into_iter().filter_map(used_ticks).sum();
-        Duration::from_micros(used * 1_000_000 / ticks)
+        self.pids().into_iter().filter_map(usage::cpu).sum()
     }
 
     /// Memory and disk, for people.
     pub fn footprint(&self) -> String {
-        let pss: u64 = self.pids().into_iter().filter_map(pss_kib).sum();
         format!(
             "three nodes: {} MiB of memory (PSS), {} MiB of files",
-            pss / 1024,
-            files_bytes(&self.dir) >> 20
+            Memory::sum(self.pids()).pss_kib / 1024,
+            usage::disk_bytes(&self.dir) >> 20
         )
+    }
+
+    /// Ends a node, and waits until none of its processes is left.
+    ///
+    /// # Errors
+    /// It did not end in 20 s.
+    pub async fn end(&mut self, node: usize, how: End) -> Result<(), String> {
+        let limit = Duration::from_secs(20);
+        let processes = self.processes(node);
+        let signalled = match how {
+            // A supervisor, or etcd, is the first.
+            End::Graceful => &processes[..1],
+            End::Kill => &processes[..],
+        };
+        let signal = match how {
+            End::Graceful => Signal::SIGTERM,
+            End::Kill => Signal::SIGKILL,
+        };
+        for (_, pid) in signalled {
+            // One that has just ended by itself needs no signal.
+            let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
+        }
+        let end = Instant::now() + limit;
+        match &mut self.kind {
+            Kind::Maree(cluster) => cluster.nodes[node]
+                .await_exit(limit)
+                .map(drop)
+                .map_err(|error| error.to_string())?,
+            Kind::Etcd(nodes) => {
+                while nodes[node]
+                    .child
+                    .try_wait()
+                    .map_err(|error| error.to_string())?
+                    .is_none()
+                {
+                    if Instant::now() > end {
+                        return Err(format!("etcd does not end within {limit:?}"));
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+        // Daemons of a killed supervisor are nobody's children here: they are waited for by looking.
+        while processes.iter().any(|(_, pid)| usage::cpu(*pid).is_some()) {
+            if Instant::now() > end {
+                return Err(format!("processes are left after {limit:?}"));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// Starts a node that was ended; does not wait.
+    ///
+    /// # Errors
+    /// The executable cannot be started.
+    pub fn begin(&mut self, node: usize) -> Result<(), String> {
+        let started = match &mut self.kind {
+            Kind::Maree(cluster) => cluster.nodes[node].start(),
+            Kind::Etcd(nodes) => {
+                let node = &mut nodes[node];
+                node.command.spawn().map(|child| node.child = child)
+            }
+        };
+        started.map_err(|error| error.to_string())
     }
 
     /// Ends the nodes.
@@ -160,7 +278,8 @@ fn start_etcd(addresses: &Addresses, dir: &Path) -> Result<(Vec<Etcd>, Vec<Socke
     for (name, host) in names.iter().zip(&addresses.hosts) {
         let log = std::fs::File::create(dir.join(format!("{name}.log")))
             .map_err(|error| error.to_string())?;
-        let child = Command::new("etcd")
+        let mut command = Command::new("etcd");
+        command
             .arg("--name")
             .arg(name)
             .arg("--data-dir")
@@ -176,38 +295,16 @@ fn start_etcd(addresses: &Addresses, dir: &Path) -> Result<(Vec<Etcd>, Vec<Socke
             .args(["--initial-cluster-state", "new"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(|error| error.to_string())?)
-            .stderr(log)
-            .spawn()
-            .map_err(|error| {
-                format!("etcd does not start: {error}; on Debian: apt-get install etcd-server")
-            })?;
-        nodes.push(Etcd(child));
+            .stderr(log);
+        let child = command.spawn().map_err(|error| {
+            format!("etcd does not start: {error}; on Debian: apt-get install etcd-server")
+        })?;
+        nodes.push(Etcd {
+            command,
+            dir: dir.join(name),
+            child,
+        });
         addrs.push(SocketAddr::new((*host).into(), 2379));
     }
     Ok((nodes, addrs))
-}
-
-/// User and system time of a process, in clock ticks.
-fn used_ticks(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
-}
-
-fn pss_kib(pid: u32) -> Option<u64> {
-    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = rollup.lines().find(|line| line.starts_with("Pss:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
-fn files_bytes(dir: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(meta) if meta.is_dir() => files_bytes(&entry.path()),
-            Ok(meta) => meta.blocks() * 512,
-            Err(_) => 0,
-        })
-        .sum()
 }

@@ -119,6 +119,14 @@ impl ErrorCode {
         )
     }
 
+    /// Seconds after which the same request may find room, where that is known.
+    pub const fn retry_after_s(self) -> Option<u32> {
+        match self {
+            ErrorCode::Overloaded => Some(1),
+            _ => None,
+        }
+    }
+
     /// What a person can do about it, when the place of the error has nothing better to say.
     pub const fn remedy(self) -> &'static str {
         match self {

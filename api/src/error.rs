@@ -1,7 +1,8 @@
 //! An error as clients get it, and its forms over REST and gRPC.
 //!
 //! Over gRPC the code travels in the status details as a `google.rpc.ErrorInfo` (reason = the code, domain =
-//! `mareedb`, metadata `remedy` and `retryable`), which the gRPC libraries of all languages can read.
+//! `mareedb`, metadata `remedy` and `retryable`), which the gRPC libraries of all languages can read. OVERLOADED says when to come again
+//! in the same words over both: a header `retry-after` over REST, metadata of that name over gRPC, in seconds.
 
 use crate::codes::ErrorCode;
 use crate::rest::ErrorBody;
@@ -73,10 +74,15 @@ impl ApiError {
                 value: info.encode_to_vec(),
             }],
         };
-        tonic::Status::with_details(
+        let mut metadata = tonic::metadata::MetadataMap::new();
+        if let Some(seconds) = self.code.retry_after_s() {
+            metadata.insert(RETRY_AFTER, seconds.into());
+        }
+        tonic::Status::with_details_and_metadata(
             self.code.grpc_code(),
             self.message.clone(),
             details.encode_to_vec().into(),
+            metadata,
         )
     }
 
@@ -106,6 +112,8 @@ impl From<ApiError> for tonic::Status {
     }
 }
 
+/// Metadata that says when to come again, in seconds; HTTP's header of the same name.
+pub const RETRY_AFTER: &str = "retry-after";
 /// Domain of our `ErrorInfo`s.
 pub const ERROR_DOMAIN: &str = "mareedb";
 const ERROR_INFO_URL: &str = "type.googleapis.com/google.rpc.ErrorInfo";
@@ -154,6 +162,17 @@ mod tests {
             assert_eq!(status.code(), code.grpc_code());
             assert_eq!(status.message(), "what went wrong");
             assert_eq!(ApiError::from_status(&status), Some(error));
+        }
+    }
+
+    #[test]
+    fn who_is_refused_for_overload_is_told_when_to_come_again() {
+        for code in ErrorCode::ALL {
+            let status = ApiError::new(code, "what went wrong").to_status();
+            let told = status.metadata().get(RETRY_AFTER);
+            let told = told.and_then(|value| value.to_str().ok());
+            let expected = (code == ErrorCode::Overloaded).then_some("1");
+            assert_eq!(told, expected, "{code}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! Answers as HTTP: documents, and errors with their code.
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use mareedb_api::{ApiError, ErrorCode};
+use mareedb_api::ApiError;
 use serde::Serialize;
 
 /// A document with status 200.
@@ -49,10 +49,10 @@ impl From<ApiError> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut response = with_status(self.status, &self.error.to_body());
-        if self.error.code == ErrorCode::Overloaded {
+        if let Some(seconds) = self.error.code.retry_after_s() {
             response
                 .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                .insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }

@@ -162,6 +162,24 @@ impl Mapping {
         }
     }
 
+    /// Gives the memory of whole pages back: they read as zeros, and cost nothing until they are written again. Only a saving, so
+    /// that a kernel that refuses is not asked why.
+    ///
+    /// # Panics
+    /// They lie outside, or the mapping is read-only.
+    pub(crate) fn forget(&self, offset: usize, len: usize) {
+        self.check(offset, len);
+        assert!(self.writable, "write to read-only shared memory");
+        // SAFETY: in bounds and writable (checked above). To everybody it is as if zeros were written there; see `write`.
+        unsafe {
+            libc::madvise(
+                self.base.as_ptr().add(offset).cast(),
+                len,
+                libc::MADV_REMOVE,
+            )
+        };
+    }
+
     /// Copies bytes out. They may be torn when another process writes them meanwhile: callers check what they got.
     ///
     /// # Panics

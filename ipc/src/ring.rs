@@ -18,6 +18,8 @@ pub(crate) const AT_WAITING: usize = 512;
 pub(crate) const AT_SENDER_EPOCH: usize = 640;
 pub(crate) const AT_RECEIVER_EPOCH: usize = 768;
 
+/// Memory is given back in pages of this size; where a page is larger, the kernel refuses, and it is kept.
+pub(crate) const PAGE_BYTES: u64 = 4096;
 /// No position gets here in the life of a machine; what lies beyond was not counted but written by accident. Keeps sums
 /// of positions and lengths far from overflow.
 pub(crate) const POSITION_MAX: u64 = 1 << 62;
@@ -184,6 +186,21 @@ impl Ring {
         let (first, second) = bytes.split_at(room);
         self.map.write(HEADER_BYTES + at, first);
         self.map.write(HEADER_BYTES, second);
+    }
+
+    /// Gives the memory of the whole pages between two positions back, around the end.
+    pub(crate) fn forget(&self, from: u64, to: u64) {
+        let (from, to) = (from.next_multiple_of(PAGE_BYTES), to & !(PAGE_BYTES - 1));
+        if from >= to {
+            return;
+        }
+        let (at, room) = self.place(from);
+        let len = usize::try_from(to - from).expect("rings fit into memory");
+        let first = len.min(room);
+        self.map.forget(HEADER_BYTES + at, first);
+        if len > first {
+            self.map.forget(HEADER_BYTES, len - first);
+        }
     }
 
     /// Copies a record's header out from a position, around the end.

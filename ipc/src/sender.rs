@@ -3,13 +3,17 @@
 use crate::bell::Bell;
 use crate::protocol::{Real, announce, arm};
 use crate::ring::{
-    AT_SENDER_EPOCH, AT_SLEEPING, AT_TAIL, AT_WAITING, POSITION_MAX, RECORD_HEADER_BYTES, Ring,
-    RingError, checksum, record_bytes,
+    AT_SENDER_EPOCH, AT_SLEEPING, AT_TAIL, AT_WAITING, PAGE_BYTES, POSITION_MAX,
+    RECORD_HEADER_BYTES, Ring, RingError, checksum, record_bytes,
 };
 use crate::wire::{RandomId, encode_into};
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// After so many bytes the memory of what was handled is given back. A ring would otherwise cost its whole capacity once it has been
+/// around, for ever; this way it costs what is in it, and some of this.
+const GIVE_BACK: u64 = 512 << 10;
 
 /// The producing end; one a ring, in one process at a time.
 ///
@@ -22,6 +26,10 @@ pub struct Sender {
     published: u64,
     written: u64,
     head: u64,
+    /// The memory of everything before is given back.
+    given_back: u64,
+    /// Where the next is.
+    give_back_at: u64,
     scratch: Vec<u8>,
 }
 
@@ -35,6 +43,9 @@ impl Sender {
         let published = ring.tail();
         let mut sender = Sender {
             head: 0,
+            // What a predecessor kept lies up to a lap behind.
+            given_back: published.saturating_sub(ring.capacity),
+            give_back_at: published.saturating_add(GIVE_BACK),
             bell,
             epoch,
             published,
@@ -112,6 +123,9 @@ impl Sender {
                 return Ok(None);
             }
         }
+        if self.written >= self.give_back_at {
+            self.give_back()?;
+        }
         let mut header = [0; RECORD_HEADER_BYTES];
         let len = u32::try_from(bytes.len()).expect("bounded by max_message");
         header[..8].copy_from_slice(&self.written.to_le_bytes());
@@ -122,6 +136,20 @@ impl Sender {
             .write(self.written + RECORD_HEADER_BYTES as u64, bytes);
         self.written += need;
         Ok(Some(self.written))
+    }
+
+    /// Gives back the memory of what was handled since the last time. It is the producer's to do (RING-10).
+    fn give_back(&mut self) -> Result<(), RingError> {
+        let head = self.head()?;
+        // What was handled a lap before what is written now has its place taken.
+        let from = self
+            .given_back
+            .max(self.written.saturating_sub(self.ring.capacity));
+        self.ring.forget(from, head);
+        // A page that is begun is for the next time.
+        self.given_back = head & !(PAGE_BYTES - 1);
+        self.give_back_at = self.written.saturating_add(GIVE_BACK);
+        Ok(())
     }
 
     /// Makes everything sent visible, and wakes the consumer if it sleeps.
@@ -173,5 +201,91 @@ impl Sender {
         })?;
         self.head = found.unwrap_or(self.head);
         Ok(sleep)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::GIVE_BACK;
+    use crate::mapping::{Mapping, sealed_memfd};
+    use crate::ring::{HEADER_BYTES, Ring};
+    use crate::topology::{ChannelId, Lane, Role};
+    use crate::wire::RandomId;
+    use crate::{Bell, Receiver, Sender};
+    use nix::sys::eventfd::{EfdFlags, EventFd};
+    use std::os::fd::{AsFd, OwnedFd};
+    use std::sync::Arc;
+
+    const CAPACITY_LEN: usize = 4 << 20;
+    const CAPACITY: u64 = CAPACITY_LEN as u64;
+
+    struct Memory(OwnedFd);
+    impl Memory {
+        fn new() -> Memory {
+            let bytes = HEADER_BYTES as u64 + CAPACITY;
+            let memory = Memory(sealed_memfd(c"ring", bytes).unwrap());
+            Ring::format(&memory.map(), RandomId(1));
+            memory
+        }
+        fn map(&self) -> Mapping {
+            Mapping::new(&self.0, HEADER_BYTES + CAPACITY_LEN, true).unwrap()
+        }
+        fn ring(&self) -> Ring {
+            let link = ChannelId {
+                from: Role::Consensus,
+                to: Role::Storage,
+                lane: Lane::Log(0),
+            };
+            Ring::open(self.map(), link, CAPACITY, RandomId(1)).unwrap()
+        }
+        fn bytes(&self) -> u64 {
+            let stat = nix::sys::stat::fstat(self.0.as_fd()).unwrap();
+            u64::try_from(stat.st_blocks).unwrap() * 512
+        }
+    }
+
+    fn bell() -> Arc<Bell> {
+        let event = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK).unwrap();
+        Arc::new(Bell::new(event.into(), crate::bell::BellKind::Event))
+    }
+
+    fn message(number: u64) -> Vec<u8> {
+        let len = 100 + usize::try_from(number % 3000).unwrap();
+        number.to_le_bytes().repeat(len / 8)
+    }
+
+    /// RING-10: whatever is given back, nothing of what is not handled is, in a ring that is nearly empty, half full and full.
+    #[test]
+    fn a_ring_costs_what_is_in_it_and_loses_nothing() {
+        for backlog in [0, CAPACITY / 2, CAPACITY] {
+            let memory = Memory::new();
+            let mut sender = Sender::attach(memory.ring(), bell()).unwrap();
+            let mut receiver = Receiver::attach(memory.ring(), bell()).unwrap();
+            let (mut sent, mut received) = (0, 0);
+            let mut largest = 0;
+            while sender.tail() < 5 * CAPACITY {
+                let full = sender.try_send_encoded(&message(sent)).unwrap().is_none();
+                sent += u64::from(!full);
+                sender.publish();
+                while sender.tail() - receiver.head() > backlog || (full && sent > received) {
+                    let Some((bytes, end)) = receiver.try_recv_encoded().unwrap() else {
+                        break;
+                    };
+                    assert_eq!(bytes, message(received));
+                    received += 1;
+                    receiver.release(end);
+                }
+                largest = largest.max(memory.bytes());
+                if sent.is_multiple_of(700) {
+                    // A successor finds what its predecessor has left.
+                    sender = Sender::attach(memory.ring(), bell()).unwrap();
+                }
+            }
+            let most = backlog + 3 * GIVE_BACK;
+            assert!(
+                largest <= most,
+                "{largest} bytes with a backlog of {backlog}"
+            );
+        }
     }
 }

@@ -141,8 +141,6 @@ async fn serve(mut inheritance: Inheritance) -> Result<ExitCode, Ended> {
     host.hello();
     let mut stop_at = None;
     let mut handing_over = false;
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         let quiet = host.turn()?;
         if stop_at.is_some_and(|at| tokio::time::Instant::now() >= at || !host.leads()) {
@@ -165,7 +163,8 @@ async fn serve(mut inheritance: Inheritance) -> Result<ExitCode, Ended> {
                 ready.clear_ready();
             }
             () = wake.wait() => {}
-            _ = ticks.tick() => {}
+            // Counted from the turn that has just been: one that was rung for is as good as one of its own.
+            () = tokio::time::sleep(TICK) => {}
             // Before a stop, while gatewayd still carries what a hand-over has to say.
             _ = hand_over.recv() => {
                 match host.hand_over(None) {

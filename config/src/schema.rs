@@ -185,9 +185,6 @@ pub struct Limits {
     pub page_bytes_max: u64,
     /// Client requests in flight on a node; more get OVERLOADED.
     pub requests_in_flight_max: u64,
-    /// When even the quickest writes take longer than this, and than four times what they take without a queue, fewer are let in and
-    /// the rest get OVERLOADED; 0: as many as `requests_in_flight_max`, however long they wait.
-    pub queueing_ms_max: u64,
     /// Open client connections on a node, per port.
     pub connections_max: u64,
     /// Longest `timeout_ms` that a client may ask for.
@@ -209,7 +206,6 @@ impl Default for Limits {
             page_items_max: 10_000,
             page_bytes_max: 1 << 20,
             requests_in_flight_max: 4096,
-            queueing_ms_max: 0,
             connections_max: 4096,
             timeout_ms_max: 60_000,
             idempotency_keys_max: 1_000_000,

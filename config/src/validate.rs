@@ -420,13 +420,6 @@ fn limits(limits: &Limits, found: &mut Found) {
     );
     within(
         found,
-        "limits.queueing_ms_max",
-        limits.queueing_ms_max,
-        0,
-        60_000,
-    );
-    within(
-        found,
         "limits.connections_max",
         limits.connections_max,
         1,

@@ -1,7 +1,6 @@
 //! Routing and repeating: a request is kept until it is answered, and asked again, with the same identity, whenever the way
 //! to the answer was lost. The state machine makes repeats take effect once; a deadline ends them.
 
-use crate::admission::{Admission, Inside};
 use crate::links::Calls;
 use crate::metrics::Hop;
 use crate::peer::Peers;
@@ -33,7 +32,6 @@ pub struct Core {
     peers: Arc<Peers>,
     sessions: Arc<Sessions>,
     places: Semaphore,
-    writes: Admission,
     /// The configuration.
     pub config: Config,
     /// Counters.
@@ -71,7 +69,6 @@ impl Core {
             peers,
             sessions,
             places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)),
-            writes: Admission::new(places, Duration::from_millis(config.limits.queueing_ms_max)),
             config,
             metrics: crate::metrics::Metrics::default(),
         })
@@ -97,21 +94,6 @@ impl Core {
                 format!(
                     "{} requests are in flight on this node (limits.requests_in_flight_max)",
                     self.config.limits.requests_in_flight_max
-                ),
-            )
-        })
-    }
-
-    /// A place among the writes that can be done in good time.
-    ///
-    /// # Errors
-    /// OVERLOADED: there are as many as that.
-    pub fn admit_write(&self) -> Result<Inside<'_>, ApiError> {
-        self.writes.enter(std::time::Instant::now()).map_err(|inside| {
-            ApiError::new(
-                ErrorCode::Overloaded,
-                format!(
-                    "{inside} writes are in flight on this node, as many as are done in good time (limits.queueing_ms_max)"
                 ),
             )
         })

@@ -96,13 +96,7 @@ impl Core {
         });
         let deadline = self.deadline(timeout_ms)?;
         let _place = self.admit()?;
-        let inside = self.admit_write()?;
-        let done = self.write(txn, idempotency, deadline).await;
-        // What nobody answered has waited for somebody, not in a queue.
-        if done.as_ref().map_or_else(answers, |_| true) {
-            inside.served(std::time::Instant::now());
-        }
-        done
+        self.write(txn, idempotency, deadline).await
     }
 
     /// Put.
@@ -342,17 +336,6 @@ impl Core {
         }
         Ok(out)
     }
-}
-
-/// Whether an error of a write is the state machine's own answer.
-fn answers(error: &ApiError) -> bool {
-    !matches!(
-        error.code,
-        ErrorCode::NoQuorum
-            | ErrorCode::NotReady
-            | ErrorCode::OutcomeUnknown
-            | ErrorCode::Overloaded
-    )
 }
 
 fn condition(key: &Bytes, if_absent: bool, if_mod_revision: Option<u64>) -> Vec<Compare> {

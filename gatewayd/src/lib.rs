@@ -3,7 +3,6 @@
 //! Deliberately absent: the data directory. What must survive this process is with the client (an idempotency key), in the
 //! state machine (sessions), or with consensusd.
 
-pub mod admission;
 pub mod core;
 pub mod elections;
 pub mod grpc;

@@ -44,7 +44,7 @@ pub struct Args {
     /// How often each daemon of the leader is killed, empty and filled.
     #[arg(long, default_value_t = 3)]
     pub rounds: u32,
-    /// Lines for the configuration of each node of Maree-DB, for example `limits.requests_in_flight_max = 256`.
+    /// Lines for the configuration of each node of Maree-DB, for example `[limits]` and, below it, `requests_in_flight_max = 256`.
     #[arg(long, default_value = "")]
     pub config: String,
     /// Build the executables of the nodes first.

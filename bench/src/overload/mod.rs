@@ -53,7 +53,7 @@ pub struct Args {
     /// Keys that are written.
     #[arg(long, default_value_t = 20_000)]
     pub keys: u64,
-    /// Lines for the configuration of each node of Maree-DB, for example `limits.requests_in_flight_max = 256`.
+    /// Lines for the configuration of each node of Maree-DB, for example `[limits]` and, below it, `requests_in_flight_max = 256`.
     #[arg(long, default_value = "")]
     pub config: String,
     /// Build the executables of the nodes first.

@@ -47,7 +47,7 @@ fn records(head: u64, records: &[(Vec<u8>, u8)]) {
         // As `ring::checksum` does it: the sum begins with the position and the length.
         #[allow(clippy::cast_possible_truncation, reason = "both halves are meant")]
         let folded = (position >> 3) as u32 ^ (position >> 35) as u32;
-        let crc = crc32c::crc32c_append(folded ^ len.rotate_left(16), payload);
+        let crc = crc32c::crc32c_append(folded ^ len.rotate_left(16) ^ 0x4D41_5245, payload);
         if *fault == 4 && !bytes.is_empty() {
             bytes[0] ^= 1;
         }

@@ -207,7 +207,7 @@ impl Inheritance {
     /// ([`Cell::CorruptLink`]).
     pub fn from_env() -> Result<Inheritance, InheritError> {
         let text = std::env::var_os(ENV).ok_or(InheritError::Missing)?;
-        // SAFETY: the process has no other thread yet that could read the environment meanwhile; this is the first thing
+        // SAFETY: the process has no other thread yet that reads the environment (the allocator's own does not); this is the first thing
         // that a daemon's `main` does.
         unsafe { std::env::remove_var(ENV) };
         let manifest = Manifest::from_text(&text.to_string_lossy())?;

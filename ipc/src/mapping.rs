@@ -170,11 +170,18 @@ impl Mapping {
     pub(crate) fn forget(&self, offset: usize, len: usize) {
         self.check(offset, len);
         assert!(self.writable, "write to read-only shared memory");
-        // SAFETY: in bounds and writable (checked above). To everybody it is as if zeros were written there; see `write`.
+        // The machine's pages, which may be larger than a ring's: the kernel would round a length up, over what is kept.
+        let page = page_bytes();
+        let (from, to) = (offset.next_multiple_of(page), (offset + len) / page * page);
+        if from >= to {
+            return;
+        }
+        // SAFETY: in bounds and writable (checked above), whole pages of the mapping, which begins with one. To everybody it
+        // is as if zeros were written there; see `write`.
         unsafe {
             libc::madvise(
-                self.base.as_ptr().add(offset).cast(),
-                len,
+                self.base.as_ptr().add(from).cast(),
+                to - from,
                 libc::MADV_REMOVE,
             )
         };
@@ -220,6 +227,16 @@ impl Mapping {
         // As in `read`.
         compiler_fence(Ordering::SeqCst);
     }
+}
+
+/// Bytes of a page of this machine.
+fn page_bytes() -> usize {
+    static BYTES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *BYTES.get_or_init(|| {
+        // SAFETY: asks for a constant of the system.
+        let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        usize::try_from(bytes).expect("a page has a size")
+    })
 }
 
 impl Drop for Mapping {

@@ -18,7 +18,7 @@ pub(crate) const AT_WAITING: usize = 512;
 pub(crate) const AT_SENDER_EPOCH: usize = 640;
 pub(crate) const AT_RECEIVER_EPOCH: usize = 768;
 
-/// Memory is given back in pages of this size; where a page is larger, the kernel refuses, and it is kept.
+/// Memory is given back in pages of this size, or of the machine's when those are larger.
 pub(crate) const PAGE_BYTES: u64 = 4096;
 /// No position gets here in the life of a machine; what lies beyond was not counted but written by accident. Keeps sums
 /// of positions and lengths far from overflow.
@@ -242,6 +242,9 @@ pub(crate) fn record_bytes(len: usize) -> u64 {
     (RECORD_HEADER_BYTES + len).next_multiple_of(8) as u64
 }
 
+/// Without it sixteen zero bytes at position 0 would be a whole record.
+const NOT_ZEROS: u32 = 0x4D41_5245;
+
 /// The checksum of a record: CRC-32C of the payload that begins with its absolute position and length instead of 0, so that
 /// a stale lap never validates.
 ///
@@ -252,5 +255,15 @@ pub(crate) fn checksum(position: u64, payload: &[u8]) -> u32 {
     // Positions are multiples of 8. Both halves are meant.
     #[allow(clippy::cast_possible_truncation)]
     let folded = (position >> 3) as u32 ^ (position >> 35) as u32;
-    crc32c::crc32c_append(folded ^ len.rotate_left(16), payload)
+    crc32c::crc32c_append(folded ^ len.rotate_left(16) ^ NOT_ZEROS, payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::checksum;
+
+    #[test]
+    fn zeros_are_no_record() {
+        assert_ne!(checksum(0, b""), 0);
+    }
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// After so many bytes the memory of what was handled is given back. A ring would otherwise cost its whole capacity once it has been
+/// After so many bytes, or a quarter of the ring, the memory of what was handled is given back. A ring would otherwise cost its whole capacity once it has been
 /// around, for ever; this way it costs what is in it, and some of this.
 const GIVE_BACK: u64 = 512 << 10;
 
@@ -45,7 +45,7 @@ impl Sender {
             head: 0,
             // What a predecessor kept lies up to a lap behind.
             given_back: published.saturating_sub(ring.capacity),
-            give_back_at: published.saturating_add(GIVE_BACK),
+            give_back_at: published.saturating_add(GIVE_BACK.min(ring.capacity / 4)),
             bell,
             epoch,
             published,
@@ -148,7 +148,9 @@ impl Sender {
         self.ring.forget(from, head);
         // A page that is begun is for the next time.
         self.given_back = head & !(PAGE_BYTES - 1);
-        self.give_back_at = self.written.saturating_add(GIVE_BACK);
+        self.give_back_at = self
+            .written
+            .saturating_add(GIVE_BACK.min(self.ring.capacity / 4));
         Ok(())
     }
 

@@ -357,7 +357,11 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
                     if self.input.is_some() && self.open < OPEN_MAX => {
                     let Some(request) = request else {
                         self.input = None;
-                        self.held = None;
+                        if let Some((request, _)) = self.held.take()
+                            && let Err(lost) = self.send(request)
+                        {
+                            return Some(Err(failed(lost)));
+                        }
                         continue;
                     };
                     // The first one may be a question about the follower's log.

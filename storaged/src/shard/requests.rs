@@ -3,10 +3,34 @@
 use super::end::Ended;
 use super::steps::Steps;
 use super::threads::{Asked, Keep, Read};
+use crate::log::unit::{Change, Record};
 use crossbeam::channel::Sender;
 use mareedb_ipc::wire::storage::{FromStorage, ReplicaState, SnapshotMeta, StorageRequest};
+use mareedb_ipc::wire::{GroupId, LogPosition};
 
 impl Steps {
+    /// The commit position that was told last: in the log, about to be, or noted.
+    fn committed(&self, group: GroupId, logged: Option<LogPosition>) -> Option<LogPosition> {
+        if let Some((_, committed)) = self.noted.get(&group) {
+            return *committed;
+        }
+        let records = self.pending.iter().flat_map(|pending| &pending.records);
+        records
+            .filter_map(|record| match record {
+                Record::Operation {
+                    change:
+                        Change::Committed {
+                            group: of,
+                            committed,
+                        },
+                    ..
+                } if *of == group => Some(*committed),
+                _ => None,
+            })
+            .next_back()
+            .unwrap_or(logged)
+    }
+
     /// Answers a new consensusd: everything in the ring before its Hello is durable now.
     pub(super) fn bootstrapped(&self, epoch: u64, number: u64) {
         let nothing = || SnapshotMeta {
@@ -25,10 +49,7 @@ impl Steps {
                 vote: state.vote,
                 purged: state.purged,
                 last: state.last,
-                committed: match self.noted.get(group) {
-                    Some((_, committed)) => *committed,
-                    None => state.committed,
-                },
+                committed: self.committed(*group, state.committed),
                 applied: self.store.applied(*group).unwrap_or_else(nothing),
                 persisted: self.store.persisted(*group).unwrap_or_else(nothing),
             })

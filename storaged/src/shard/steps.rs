@@ -64,7 +64,7 @@ pub(super) enum Internal {
 /// What is to be logged next, and the steps that follow from it.
 #[derive(Default)]
 pub(super) struct Pending {
-    records: Vec<Record>,
+    pub(super) records: Vec<Record>,
     steps: Vec<(Option<u64>, What)>,
     bytes: usize,
 }
@@ -357,13 +357,21 @@ impl Steps {
             let bytes = usize::try_from(end - start).unwrap_or(usize::MAX);
             self.sort(message, end, bytes, &mut pending)?;
         }
-        if !pending.records.is_empty() || std::mem::take(&mut self.note) {
-            for (group, (id, committed)) in std::mem::take(&mut self.noted) {
-                let change = Change::Committed { group, committed };
-                pending.records.push(Record::Operation { id, change });
-            }
+        if std::mem::take(&mut self.note) || !pending.records.is_empty() {
+            pending.records.extend(self.notes());
         }
         Ok(pending)
+    }
+
+    /// The noted commit positions as records.
+    fn notes(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.noted)
+            .into_iter()
+            .map(|(group, (id, committed))| Record::Operation {
+                id,
+                change: Change::Committed { group, committed },
+            })
+            .collect()
     }
 
     fn sort_internal(&self, internal: Internal, pending: &mut Pending) {
@@ -494,7 +502,20 @@ impl Steps {
 
     /// Ends gracefully: the mark says how far the log is durable, and the state machines are flushed.
     async fn close(&mut self, rung: &mut UnboundedReceiver<()>) -> Result<(), Ended> {
-        let closing = self.log.lock().closing();
+        // Not before the entries that they are about.
+        let notes = if self.pending.is_none() {
+            self.notes()
+        } else {
+            Vec::new()
+        };
+        let closing = {
+            let mut log = self.log.lock();
+            if !notes.is_empty() && log.fits(64 * notes.len()) {
+                Some(log.take(notes).map_err(Ended::broken)?)
+            } else {
+                log.closing()
+            }
+        };
         if let Some(write) = closing {
             self.write(write).await?;
         }

@@ -8,7 +8,7 @@ use super::tree::{Change, Changes, Pin, weight};
 use bytes::Bytes;
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 
 /// Keyspaces whose content replicas must agree on (DET-1). History and garbage differ by when they are collected, and what
@@ -186,6 +186,19 @@ impl<'a> Batch<'a> {
             Ok(out.len() < limit)
         })?;
         Ok(out)
+    }
+
+    /// Keys of a range within a keyspace that is kept in memory; values may be large, and are not read.
+    pub(super) fn keys(&self, from: Vec<u8>, to: Bound<Vec<u8>>) -> BTreeSet<Vec<u8>> {
+        let range = (Bound::Included(from), to);
+        let mut keys: BTreeSet<Vec<u8>> = self.kept.keys(&range).cloned().collect();
+        for (key, change) in self.changes.range(range) {
+            match change {
+                Some(_) => keys.insert(key.clone()),
+                None => keys.remove(key),
+            };
+        }
+        keys
     }
 
     /// Visits the pairs of `[from, to)` as the batch sees them, while `visit` says `true`.

@@ -83,6 +83,14 @@ impl Kept {
             .map(|(key, value)| Ok((key.clone(), value.read(key, tree)?)))
     }
 
+    /// Keys of a range within one keyspace.
+    pub(super) fn keys(
+        &self,
+        range: &(Bound<Vec<u8>>, Bound<Vec<u8>>),
+    ) -> impl Iterator<Item = &Vec<u8>> {
+        self.pairs.range(range.clone()).map(|(key, _)| key)
+    }
+
     /// Takes over a change, whose value is in the tree if it is large.
     pub(super) fn change(&mut self, key: Vec<u8>, value: Option<Bytes>) {
         let before = self.pairs.remove(&key).map(|value| value.tree);

@@ -128,7 +128,7 @@ fn forget_results(
         Some(to) => Bound::Excluded(keys::result(session, to)),
         None => after_prefix(&keys::results(session)),
     };
-    for (key, _) in batch.range(from, end, usize::MAX)? {
+    for key in batch.keys(from, end) {
         batch.remove(key)?;
     }
     Ok(())

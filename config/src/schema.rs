@@ -185,6 +185,8 @@ pub struct Limits {
     pub page_bytes_max: u64,
     /// Client requests in flight on a node; more get OVERLOADED.
     pub requests_in_flight_max: u64,
+    /// While even the quickest request takes longer, a node serves fewer at once, and more get OVERLOADED; 0: it never does.
+    pub queueing_target_ms: u64,
     /// Open client connections on a node, per port.
     pub connections_max: u64,
     /// Longest `timeout_ms` that a client may ask for.
@@ -206,6 +208,7 @@ impl Default for Limits {
             page_items_max: 10_000,
             page_bytes_max: 1 << 20,
             requests_in_flight_max: 4096,
+            queueing_target_ms: 25,
             connections_max: 4096,
             timeout_ms_max: 60_000,
             idempotency_keys_max: 1_000_000,

@@ -420,6 +420,13 @@ fn limits(limits: &Limits, found: &mut Found) {
     );
     within(
         found,
+        "limits.queueing_target_ms",
+        limits.queueing_target_ms,
+        0,
+        60_000,
+    );
+    within(
+        found,
         "limits.connections_max",
         limits.connections_max,
         1,

@@ -1,6 +1,7 @@
 //! Routing and repeating: a request is kept until it is answered, and asked again, with the same identity, whenever the way
 //! to the answer was lost. The state machine makes repeats take effect once; a deadline ends them.
 
+use crate::admission::{Admission, Kind, Place};
 use crate::links::Calls;
 use crate::metrics::Hop;
 use crate::peer::Peers;
@@ -18,7 +19,6 @@ use mareedb_ipc::wire::view::{ClusterView, GroupView};
 use mareedb_ipc::wire::{GroupId, META_GROUP, NodeId, decode};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long to wait for news when a way was lost and nobody says that it is back.
@@ -31,7 +31,8 @@ pub struct Core {
     calls: Arc<Calls>,
     peers: Arc<Peers>,
     sessions: Arc<Sessions>,
-    places: Semaphore,
+    /// Places for requests.
+    pub admission: Admission,
     /// The configuration.
     pub config: Config,
     /// Counters.
@@ -62,13 +63,13 @@ impl Core {
         sessions: Arc<Sessions>,
         config: Config,
     ) -> Arc<Core> {
-        let places =
-            usize::try_from(config.limits.requests_in_flight_max).unwrap_or(Semaphore::MAX_PERMITS);
+        let places = usize::try_from(config.limits.requests_in_flight_max).unwrap_or(usize::MAX);
+        let target = Duration::from_millis(config.limits.queueing_target_ms);
         Arc::new(Core {
             calls,
             peers,
             sessions,
-            places: Semaphore::new(places.min(Semaphore::MAX_PERMITS)),
+            admission: Admission::new(places, target),
             config,
             metrics: crate::metrics::Metrics::default(),
         })
@@ -87,16 +88,16 @@ impl Core {
     ///
     /// # Errors
     /// OVERLOADED: all are taken.
-    pub fn admit(&self) -> Result<SemaphorePermit<'_>, ApiError> {
-        self.places.try_acquire().map_err(|_| {
-            ApiError::new(
-                ErrorCode::Overloaded,
-                format!(
-                    "{} requests are in flight on this node (limits.requests_in_flight_max)",
-                    self.config.limits.requests_in_flight_max
-                ),
-            )
-        })
+    pub fn admit(&self, kind: Kind) -> Result<Place<'_>, ApiError> {
+        self.admission.take(kind).ok_or_else(|| self.full())
+    }
+
+    /// What is said when all places are taken.
+    pub fn full(&self) -> ApiError {
+        ApiError::new(
+            ErrorCode::Overloaded,
+            "this node has as many requests in flight as it serves in good time (limits.requests_in_flight_max, limits.queueing_target_ms)",
+        )
     }
 
     /// The view of this moment.

@@ -1,5 +1,6 @@
 //! The key-value operations, in the messages of the public contract; REST and gRPC are two ways to say them.
 
+use crate::admission::Kind;
 use crate::core::Core;
 use bytes::Bytes;
 use mareedb_api::v1::{self, Consistency};
@@ -95,8 +96,10 @@ impl Core {
             fingerprint: xxhash_rust::xxh3::xxh3_128(&encode(&txn)),
         });
         let deadline = self.deadline(timeout_ms)?;
-        let _place = self.admit()?;
-        self.write(txn, idempotency, deadline).await
+        let place = self.admit(Kind::Write)?;
+        let done = self.write(txn, idempotency, deadline).await?;
+        place.served();
+        Ok(done)
     }
 
     /// Put.
@@ -162,13 +165,14 @@ impl Core {
     pub async fn get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, ApiError> {
         self.check_key(&request.key)?;
         let deadline = self.deadline(request.timeout_ms)?;
-        let _place = self.admit()?;
+        let place = self.admit(Kind::Get)?;
         let query = Query::Get {
             key: request.key.clone(),
             revision: past(request.revision),
         };
         let stale = is_stale(request.consistency)?;
         let response = self.read(&request.key, query, stale, deadline).await?;
+        place.served();
         Ok(v1::GetResponse {
             item: response.items.into_iter().next().map(to_item),
         })
@@ -182,7 +186,7 @@ impl Core {
         let (start, end) = bounds(&request.start, &request.end, request.prefix.as_ref())?;
         self.check_bound(&start)?;
         let deadline = self.deadline(request.timeout_ms)?;
-        let _place = self.admit()?;
+        let _place = self.admit(Kind::Range)?;
         let max_bytes = self.config.limits.page_bytes_max;
         let query = Query::Range {
             start: start.clone(),

@@ -3,8 +3,10 @@
 //! Deliberately absent: the data directory. What must survive this process is with the client (an idempotency key), in the
 //! state machine (sessions), or with consensusd.
 
+pub mod admission;
 pub mod core;
 pub mod elections;
+pub mod gate;
 pub mod grpc;
 pub mod kv;
 pub mod links;

@@ -1,11 +1,11 @@
 //! The listening sockets: who is let in, and what a connection turns out to be.
 
 use crate::core::Core;
+use crate::gate::Gate;
 use crate::peer::{self, Peers, frame::MAGIC};
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -41,6 +41,7 @@ pub struct Doors {
 pub async fn serve(doors: Doors, listener: TcpListener, router: Router, peers_too: bool) {
     let places = usize::try_from(doors.core.config.limits.connections_max).unwrap_or(usize::MAX);
     let places = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
+    let gate = Gate::before(router, doors.core.clone());
     let mut connections = JoinSet::new();
     let mut stop = doors.stop.clone();
     loop {
@@ -60,9 +61,9 @@ pub async fn serve(doors: Doors, listener: TcpListener, router: Router, peers_to
             }
         };
         // A peer must get in however many clients there are, so that the place is taken once it is known who it is.
-        let (doors, router, places) = (doors.clone(), router.clone(), places.clone());
+        let (doors, gate, places) = (doors.clone(), gate.clone(), places.clone());
         connections.spawn(async move {
-            if let Err(error) = connection(doors, stream, router, places, peers_too).await {
+            if let Err(error) = connection(doors, stream, gate, places, peers_too).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -79,7 +80,7 @@ pub async fn serve(doors: Doors, listener: TcpListener, router: Router, peers_to
 async fn connection(
     doors: Doors,
     mut stream: TcpStream,
-    router: Router,
+    gate: Gate,
     places: Arc<Semaphore>,
     peers_too: bool,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -114,7 +115,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(20))
         .max_concurrent_streams(1024);
-    let serving = builder.serve_connection(io, TowerToHyperService::new(router));
+    let serving = builder.serve_connection(io, gate);
     tokio::pin!(serving);
     let mut stop = doors.stop.clone();
     tokio::select! {

@@ -1,9 +1,10 @@
 //! `maree-db-bench overload`: many times more requests than can be served. Nothing may die or grow without bound, leaders stay, what is
 //! accepted is served in good time, what is not is refused with OVERLOADED, and afterwards all is as before at once.
 
-mod call;
+mod answer;
 mod offer;
 mod watch;
+mod wire;
 
 use crate::cluster::DAEMONS;
 use crate::load::histogram;
@@ -39,7 +40,7 @@ pub struct Args {
     #[arg(long, default_value_t = 256)]
     pub clients: usize,
     /// Connections of the open loop, spread over the nodes.
-    #[arg(long, default_value_t = 96)]
+    #[arg(long, default_value_t = 12)]
     pub connections: usize,
     /// Requests that the generator has outstanding at most; what is due beyond is counted as not sent.
     #[arg(long, default_value_t = 2048)]
@@ -143,7 +144,7 @@ pub async fn run(args: &Args) -> Result<(), String> {
         eprintln!("{}", line(&second));
         seconds.push(second);
     }
-    offer.stop().await;
+    offer.stop().await?;
     let recovered_us = recovery(&servers, args, unloaded.p99_ms * 2.0).await?;
     let report = Report {
         unloaded_p99_us: us(unloaded.p99_ms),

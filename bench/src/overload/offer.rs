@@ -3,17 +3,20 @@
 //! What the generator could not send, because as many as it may have are outstanding, is counted and not made up for.
 
 use super::Args;
-use super::call::{Answer, Caller};
+use super::answer::Answer;
+use super::wire::Wire;
 use crate::load::histogram;
-use bytes::Bytes;
+use bytes::Buf;
 use hdrhistogram::Histogram;
-use mareedb_api::v1;
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
 
 /// Requests of a connection that have become due are sent together so often.
 const TURN: Duration = Duration::from_millis(4);
@@ -91,47 +94,44 @@ impl Counts {
 
 struct Shared {
     stop: AtomicBool,
-    outstanding: AtomicUsize,
+    /// Of one connection.
     outstanding_max: usize,
     timeout_ms: u64,
     keys: u64,
-    value: Bytes,
+    value: Vec<u8>,
     number: AtomicU64,
+    outstanding: AtomicUsize,
     counts: Mutex<Counts>,
 }
 
 /// A running open loop.
 pub struct Offer {
     shared: Arc<Shared>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: Vec<JoinHandle<Result<(), String>>>,
 }
 
 impl Offer {
     /// Starts it: `rate` requests a second to these nodes.
     ///
     /// # Errors
-    /// No connection.
+    /// No connection, or a value that is too large.
     pub async fn start(args: &Args, addrs: &[SocketAddr], rate: f64) -> Result<Offer, String> {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
-            outstanding: AtomicUsize::new(0),
-            outstanding_max: args.outstanding,
+            outstanding_max: args.outstanding.div_ceil(args.connections.max(1)),
             timeout_ms: args.timeout_ms,
-            keys: args.keys,
-            value: Bytes::from(vec![b'v'; args.value_bytes]),
+            keys: args.keys.max(1),
+            value: vec![b'v'; args.value_bytes],
             number: AtomicU64::new(0),
+            outstanding: AtomicUsize::new(0),
             counts: Mutex::default(),
         });
-        let mut callers = Vec::new();
-        for connection in 0..args.connections {
-            let addr = addrs[connection % addrs.len()];
-            callers.push((addr, Caller::connect(addr).await?));
-        }
         let every = Duration::from_secs_f64(args.connections as f64 / rate.max(1.0));
-        let tasks = callers
-            .into_iter()
-            .map(|(addr, caller)| tokio::spawn(offer(shared.clone(), addr, caller, every)))
-            .collect();
+        let mut tasks = Vec::new();
+        for connection in 0..args.connections {
+            let line = Line::connect(shared.clone(), addrs[connection % addrs.len()]).await?;
+            tasks.push(tokio::spawn(line.offer(every)));
+        }
         Ok(Offer { shared, tasks })
     }
 
@@ -146,67 +146,147 @@ impl Offer {
     }
 
     /// Sends no more; what is outstanding is still answered and counted.
-    pub async fn stop(&mut self) {
+    ///
+    /// # Errors
+    /// A connection was lost and could not be made again.
+    pub async fn stop(&mut self) -> Result<(), String> {
         self.shared.stop.store(true, Ordering::Relaxed);
+        let mut result = Ok(());
         for task in self.tasks.drain(..) {
-            // A connection's task has nothing to panic about, and its end is all that is waited for.
-            let _ = task.await;
+            let ended = task.await.map_err(|error| error.to_string());
+            result = result.and(ended.and_then(|ended| ended));
         }
+        result
     }
 }
 
-async fn offer(shared: Arc<Shared>, addr: SocketAddr, mut caller: Caller, every: Duration) {
-    let began = Instant::now();
-    let mut done = 0u64;
-    let mut turns = tokio::time::interval(TURN);
-    turns.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        turns.tick().await;
-        if shared.stop.load(Ordering::Relaxed) {
-            return;
-        }
-        if caller.closed()
-            && let Ok(again) = Caller::connect(addr).await
-        {
-            caller = again;
-        }
-        let due = began.elapsed().as_nanos() / every.as_nanos().max(1);
-        let due = u64::try_from(due).unwrap_or(u64::MAX);
-        let (mut sent, mut unsent) = (0, 0);
-        for _ in done..due {
-            let before = shared.outstanding.fetch_add(1, Ordering::Relaxed);
-            if before >= shared.outstanding_max {
-                shared.outstanding.fetch_sub(1, Ordering::Relaxed);
-                unsent += 1;
-                continue;
+/// A connection and what it does.
+struct Line {
+    shared: Arc<Shared>,
+    addr: SocketAddr,
+    stream: TcpStream,
+    wire: Wire,
+}
+
+impl Line {
+    async fn connect(shared: Arc<Shared>, addr: SocketAddr) -> Result<Line, String> {
+        let told = |error: io::Error| format!("{addr}: {error}");
+        let stream = TcpStream::connect(addr).await.map_err(told)?;
+        stream.set_nodelay(true).map_err(told)?;
+        Ok(Line {
+            wire: Wire::new(addr, &shared.value, shared.timeout_ms)?,
+            shared,
+            addr,
+            stream,
+        })
+    }
+
+    /// Sends what is due until told to stop, then waits for what is outstanding.
+    async fn offer(mut self, every: Duration) -> Result<(), String> {
+        let began = Instant::now();
+        let mut done = 0u64;
+        let mut turns = tokio::time::interval(TURN);
+        turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut input = vec![0; 64 << 10];
+        loop {
+            let writing = !self.wire.out.is_empty();
+            let lost = tokio::select! {
+                read = self.stream.readable() => read.and_then(|()| self.receive(&mut input)),
+                written = self.stream.writable(), if writing => written.and_then(|()| self.send()),
+                _ = turns.tick() => {
+                    if self.shared.stop.load(Ordering::Relaxed) {
+                        if self.wire.outstanding() == 0 {
+                            return Ok(());
+                        }
+                    } else {
+                        let due = began.elapsed().as_nanos() / every.as_nanos().max(1);
+                        let due = u64::try_from(due).unwrap_or(u64::MAX);
+                        self.begin(due - done);
+                        done = due;
+                    }
+                    self.send().and_then(|()| self.in_time())
+                }
+            };
+            if lost.is_err() || (self.wire.spent() && self.wire.outstanding() == 0) {
+                self.reconnect().await?;
             }
-            sent += 1;
-            tokio::spawn(call(shared.clone(), caller.clone()));
         }
-        done = due;
-        let mut counts = shared.counts.lock().expect("not poisoned");
-        counts.sent += sent;
-        counts.unsent += unsent;
     }
-}
 
-async fn call(shared: Arc<Shared>, caller: Caller) {
-    let number = shared.number.fetch_add(1, Ordering::Relaxed);
-    // Neighbours in time are none in the tree.
-    let key = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % shared.keys.max(1);
-    let request = v1::PutRequest {
-        key: format!("key-{key:08}").into(),
-        value: shared.value.clone(),
-        timeout_ms: shared.timeout_ms,
-        ..v1::PutRequest::default()
-    };
-    let limit = Duration::from_millis(shared.timeout_ms) + GRACE;
-    let began = Instant::now();
-    let answer = tokio::time::timeout(limit, caller.put(request)).await;
-    let answer = answer.unwrap_or_else(|_| Answer::Other("no answer".into()));
-    shared.outstanding.fetch_sub(1, Ordering::Relaxed);
-    let mut counts = shared.counts.lock().expect("not poisoned");
-    counts.count(answer, began.elapsed());
+    /// Begins as many of `due` calls as may be.
+    fn begin(&mut self, due: u64) {
+        let now = Instant::now();
+        let mut sent = 0;
+        while sent < due
+            && self.wire.outstanding() < self.shared.outstanding_max
+            && self.wire.open()
+        {
+            let number = self.shared.number.fetch_add(1, Ordering::Relaxed);
+            // Neighbours in time are none in the tree.
+            self.wire.put(
+                number.wrapping_mul(0x9E37_79B9_7F4A_7C15) % self.shared.keys,
+                now,
+            );
+            sent += 1;
+        }
+        self.shared
+            .outstanding
+            .fetch_add(usize::try_from(sent).unwrap_or(0), Ordering::Relaxed);
+        let mut counts = self.shared.counts.lock().expect("not poisoned");
+        counts.sent += sent;
+        counts.unsent += due - sent;
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        while !self.wire.out.is_empty() {
+            match self.stream.try_write(&self.wire.out) {
+                Ok(bytes) => self.wire.out.advance(bytes),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, input: &mut [u8]) -> io::Result<()> {
+        let bytes = match self.stream.try_read(input) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let now = Instant::now();
+        let shared = &self.shared;
+        let mut counts = shared.counts.lock().expect("not poisoned");
+        self.wire
+            .take(&input[..bytes], |began, answer| {
+                shared.outstanding.fetch_sub(1, Ordering::Relaxed);
+                counts.count(answer, now - began);
+            })
+            .map_err(io::Error::other)
+    }
+
+    /// The server answers within `timeout_ms`; a call that waits longer is one that it has forgotten.
+    fn in_time(&self) -> io::Result<()> {
+        let limit = Duration::from_millis(self.shared.timeout_ms) + GRACE;
+        match self.wire.oldest() {
+            Some(began) if began.elapsed() > limit => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn reconnect(&mut self) -> Result<(), String> {
+        {
+            let shared = &self.shared;
+            let mut counts = shared.counts.lock().expect("not poisoned");
+            self.wire.lose(|_, answer| {
+                shared.outstanding.fetch_sub(1, Ordering::Relaxed);
+                counts.count(answer, Duration::ZERO);
+            });
+        }
+        *self = Line::connect(self.shared.clone(), self.addr).await?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

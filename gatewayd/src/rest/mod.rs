@@ -132,6 +132,11 @@ async fn metrics(State(app): State<App>) -> String {
     crate::metrics::text(&app.core, &app.boards)
 }
 
+/// An error as an answer.
+pub(crate) fn failure(error: ApiError) -> Response {
+    Failure::from(error).into_response()
+}
+
 /// The encoding of a request, base64 unless asked otherwise.
 pub(crate) fn encoding_of(text: Option<&str>) -> Result<Encoding, ApiError> {
     match text {

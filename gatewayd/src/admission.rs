@@ -234,8 +234,9 @@ mod tests {
             admission.served(Kind::Range, TARGET * 100, at);
         }
         assert_eq!(admission.limit(), 4096);
-        admission.served(Kind::Get, TARGET / 10, at - WINDOW / 2);
-        admission.served(Kind::Write, TARGET * 2, at);
+        admission.served(Kind::Get, TARGET / 10, at);
+        admission.served(Kind::Get, TARGET / 10, at + WINDOW / 2);
+        admission.served(Kind::Write, TARGET * 2, at + WINDOW);
         assert_eq!(admission.limit(), 87);
     }
 

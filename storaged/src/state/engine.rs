@@ -7,6 +7,7 @@
 
 use super::{StoreError, damage};
 use bytes::Bytes;
+use lsm_tree::compaction::{Leveled, MoveDown};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Guard, SequenceNumberCounter};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -39,8 +40,11 @@ pub(super) trait Engine: Send + Sync {
     fn rotate(&self);
     /// Writes ended memtables to files, durably; on an error they stay in memory. No read will ask below `watermark`.
     fn flush(&self, watermark: u64) -> Result<(), StoreError>;
-    /// Merges files. No read will ask below `watermark`.
-    fn compact(&self, watermark: u64) -> Result<(), StoreError>;
+    /// Merges files; says whether there was anything to merge. No read will ask below `watermark`.
+    fn compact(&self, watermark: u64) -> Result<bool, StoreError>;
+    /// Names the same files in a new list. With it go the lists that are older than the newest one below `watermark`, and the files that
+    /// only they name.
+    fn renew_list(&self, watermark: u64) -> Result<(), StoreError>;
     /// Bytes of its files.
     fn disk_bytes(&self) -> u64;
 }
@@ -150,9 +154,21 @@ impl Engine for Lsm {
         self.write(|tree| tree.flush(&lock, watermark).map(|_| ()))
     }
 
-    fn compact(&self, watermark: u64) -> Result<(), StoreError> {
-        let strategy = Arc::new(lsm_tree::compaction::Leveled::default());
-        self.write(|tree| tree.compact(strategy, watermark))
+    fn compact(&self, watermark: u64) -> Result<bool, StoreError> {
+        let before = self.tree.current_version().id();
+        let strategy = Arc::new(Leveled::default());
+        self.write(|tree| tree.compact(strategy, watermark))?;
+        Ok(self.tree.current_version().id() != before)
+    }
+
+    fn renew_list(&self, watermark: u64) -> Result<(), StoreError> {
+        // Nothing is moved from an empty level to itself, and a list is made of it. Without an empty level the next flush does it.
+        let version = self.tree.current_version();
+        let mut levels = (0u8..).zip(version.iter_levels());
+        let Some((empty, _)) = levels.find(|(_, level)| level.is_empty()) else {
+            return Ok(());
+        };
+        self.write(|tree| tree.compact(Arc::new(MoveDown(empty, empty)), watermark))
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -151,11 +151,28 @@ impl Tree {
         done
     }
 
-    /// Merges files. Blocks for the disk.
+    /// Merges files, and lets those go that were merged unless a read still needs them. Blocks for the disk.
     pub(super) fn compact(&self) -> Result<(), StoreError> {
-        let done = self.engine.compact(self.watermark());
+        let merged = self.engine.compact(self.watermark());
         self.show_files();
-        done
+        if !merged? {
+            return Ok(());
+        }
+        // The engine frees what no read can reach when it makes its next list, which an idle tree would not. The merge's own list
+        // must be below the moment that readers see by then: a number between them puts it there.
+        {
+            let _between_batches = self.batch.lock();
+            self.engine.take_number();
+        }
+        self.show_files();
+        let renewed = self.engine.renew_list(self.watermark());
+        self.show_files();
+        renewed
+    }
+
+    #[cfg(test)]
+    pub(super) fn visible(&self) -> u64 {
+        self.visible.load(Ordering::Acquire)
     }
 
     /// Bytes on disk.

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 mod crash;
 mod elections;
+mod files;
 mod hostile;
 mod limits;
 mod model;

@@ -168,9 +168,13 @@ impl Engine for Failing {
         self.check()?;
         self.lsm.flush(watermark)
     }
-    fn compact(&self, watermark: u64) -> Result<(), StoreError> {
+    fn compact(&self, watermark: u64) -> Result<bool, StoreError> {
         self.check()?;
         self.lsm.compact(watermark)
+    }
+    fn renew_list(&self, watermark: u64) -> Result<(), StoreError> {
+        self.check()?;
+        self.lsm.renew_list(watermark)
     }
     fn disk_bytes(&self) -> u64 {
         self.lsm.disk_bytes()

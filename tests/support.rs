@@ -3,6 +3,7 @@
 use mareedb_bench::cluster::{Addresses, Cluster, Options};
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -21,10 +22,15 @@ pub struct Bed {
 
 /// Prepares `count` nodes; nothing is started.
 pub fn bed(count: u8, config: &str) -> Bed {
+    bed_of(env!("CARGO_BIN_EXE_maree-db-server").into(), count, config)
+}
+
+/// Prepares `count` nodes of an executable; nothing is started.
+pub fn bed_of(server: PathBuf, count: u8, config: &str) -> Bed {
     let addresses = Addresses::claim(count);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let cluster = Cluster::prepare(&Options {
-        server: PathBuf::from(env!("CARGO_BIN_EXE_maree-db-server")),
+        server,
         dir: dir.path().to_owned(),
         hosts: addresses.hosts.clone(),
         config: config.to_owned(),
@@ -39,7 +45,11 @@ pub fn bed(count: u8, config: &str) -> Bed {
 
 /// Three nodes that have formed a healthy cluster.
 pub async fn healthy_three() -> Bed {
-    let mut bed = bed(3, "");
+    healthy(bed(3, "")).await
+}
+
+/// Starts all nodes and waits until they have formed a healthy cluster.
+pub async fn healthy(mut bed: Bed) -> Bed {
     bed.cluster.start_all().expect("nodes start");
     bed.cluster
         .await_healthy(PATIENCE)
@@ -58,19 +68,30 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
+/// The node that can be asked for faults, see storaged/src/io/faults.rs.
+pub fn server_with_faults() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let features = ["--features", "maree-db-server/faults"];
+    BUILT
+        .get_or_init(|| built("maree-db-server-faults", &features))
+        .clone()
+}
+
+fn built(name: &str, arguments: &[&str]) -> PathBuf {
+    let status = Command::new(env!("CARGO"))
+        // The whole workspace: alone it would be built with other features, and all it needs once more.
+        .args(["build", "--quiet", "--locked", "--workspace", "--bin", name])
+        .args(arguments)
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "{name} does not build");
+    PathBuf::from(env!("CARGO_BIN_EXE_maree-db-server")).with_file_name(name)
+}
+
 /// The command line client, built now: cargo does not build another package's executable for a test.
 pub fn cli(endpoint: &str, arguments: &[&str]) -> Output {
-    static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    let path = BUILT.get_or_init(|| {
-        let status = Command::new(env!("CARGO"))
-            // The whole workspace: alone it would be built with other features, and all it needs once more.
-            .args(["build", "--quiet", "--locked", "--workspace"])
-            .args(["--bin", "maree-db-cli"])
-            .status()
-            .expect("cargo runs");
-        assert!(status.success(), "maree-db-cli does not build");
-        PathBuf::from(env!("CARGO_BIN_EXE_maree-db-server")).with_file_name("maree-db-cli")
-    });
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let path = BUILT.get_or_init(|| built("maree-db-cli", &[]));
     Command::new(path)
         .args(["--endpoint", endpoint])
         .args(arguments)

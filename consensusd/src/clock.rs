@@ -14,14 +14,38 @@ pub trait Clock: Send + Sync {
 #[derive(Debug, Default)]
 pub struct HybridClock {
     last: AtomicU64,
+    /// A file with milliseconds, which may be negative, that the system's clock is off by.
+    #[cfg(feature = "faults")]
+    off_by: Option<std::path::PathBuf>,
+}
+
+impl HybridClock {
+    /// A clock that is set by the file `clock` in this directory.
+    #[cfg(feature = "faults")]
+    pub fn set_by(data_dir: &str) -> HybridClock {
+        HybridClock {
+            off_by: Some(std::path::Path::new(data_dir).join("clock")),
+            ..HybridClock::default()
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+        #[cfg(feature = "faults")]
+        if let Some(file) = &self.off_by
+            && let Ok(text) = std::fs::read_to_string(file)
+        {
+            return now.saturating_add_signed(text.trim().parse().unwrap_or(0));
+        }
+        now
+    }
 }
 
 impl Clock for HybridClock {
     fn revision(&self) -> Revision {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
-        let now = Revision::from_unix_ms(now).0;
+        let now = Revision::from_unix_ms(self.now_ms()).0;
         let before = self
             .last
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| {

@@ -43,6 +43,8 @@ pub enum Frame {
         /// What is answered.
         answer: Answer,
     },
+    /// Beside each ping while the sender's disk stalls: nobody is to hand leadership to it.
+    DiskStalled,
 }
 
 /// What the meta group's leader tells all others, so that each of them can show it.

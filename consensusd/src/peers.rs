@@ -18,6 +18,8 @@ pub struct Peer {
     pub why: Option<DownReason>,
     /// When it was last heard of.
     pub heard_at: Option<u64>,
+    /// When it last said that its disk stalls.
+    stalled_at: Option<u64>,
 }
 
 /// All peers.
@@ -49,6 +51,19 @@ impl Peers {
         if peer.hello.as_ref() != Some(hello) {
             peer.hello = Some(hello.clone());
         }
+    }
+    /// A peer says that its disk stalls.
+    pub fn stalls(&mut self, addr: &str, now: u64) {
+        self.by_addr.entry(addr.to_owned()).or_default().stalled_at = Some(now);
+    }
+    /// Whether its disk stalls, as far as it has said so lately.
+    pub fn stalled(&self, addr: &str, now: u64) -> bool {
+        let said = self.by_addr.get(addr).and_then(|peer| peer.stalled_at);
+        said.is_some_and(|at| now.saturating_sub(at) < OFFLINE_MS / 2)
+    }
+    /// Whether leadership may be handed to it.
+    pub fn fit_to_lead(&self, addr: &str, now: u64) -> bool {
+        self.online(addr, now) && !self.stalled(addr, now)
     }
     /// A leader's report came in; an older term's is ignored.
     pub fn reported(&mut self, term: u64, lags: Vec<(NodeId, u64)>, now: u64) {
@@ -150,6 +165,17 @@ mod tests {
         assert_eq!(ages.lag(FIRST_DATA_GROUP, Some(7), 150), 30);
         assert_eq!(ages.lag(FIRST_DATA_GROUP, Some(4), 150), 50);
         assert_eq!(ages.lag(FIRST_DATA_GROUP, None, 150), 50);
+    }
+
+    #[test]
+    fn a_stall_is_over_when_nobody_speaks_of_it_any_more() {
+        let mut peers = Peers::default();
+        peers.by_addr.entry("a".into()).or_default().heard_at = Some(1_000);
+        assert!(peers.fit_to_lead("a", 1_000) && !peers.stalled("a", 1_000));
+        peers.stalls("a", 1_000);
+        assert!(peers.stalled("a", 1_300) && !peers.fit_to_lead("a", 1_300));
+        assert!(!peers.stalled("a", 1_000 + OFFLINE_MS / 2));
+        assert!(!peers.fit_to_lead("b", 1_000), "it was never heard of");
     }
 
     #[test]

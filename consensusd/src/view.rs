@@ -31,6 +31,8 @@ pub struct Sources<'a> {
     pub ages: &'a Ages,
     /// Whether all replicas are started.
     pub ready: bool,
+    /// Whether this node's disk stalls.
+    pub disk_stalled: bool,
     /// A leader whose last quorum is older than this is none.
     pub lease_ms: u64,
     /// Monotone milliseconds.
@@ -128,6 +130,11 @@ fn member_view(
         version,
         voter: voters.contains(&member.id),
         online: own || sources.peers.online(&member.facts.addr, now),
+        disk_stalled: if own {
+            sources.disk_stalled
+        } else {
+            sources.peers.stalled(&member.facts.addr, now)
+        },
         last_contact_ms: if own {
             Some(0)
         } else {

@@ -251,6 +251,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
             version: "0".into(),
             voter: true,
             online: true,
+            disk_stalled: false,
             last_contact_ms: Some(1),
             lag_ms: None,
         }],

@@ -67,6 +67,9 @@ fn from_view(view: &ClusterView) -> v1::ClusterStatusResponse {
         voters
     };
     let online = voters.iter().filter(|member| member.online).count();
+    // One whose disk stalls acknowledges nothing.
+    let sound = |member: &&&MemberView| member.online && !member.disk_stalled;
+    let sound = voters.iter().filter(sound).count();
     let quorum = voters.len() / 2 + 1;
     let lags = view
         .members
@@ -121,6 +124,15 @@ fn from_view(view: &ClusterView) -> v1::ClusterStatusResponse {
                     format!("{} is {other}", member.name),
                 )),
             }
+            if member.online && member.disk_stalled {
+                reasons.push(reason(
+                    "DISK_STALL",
+                    format!(
+                        "the disk of {} has not completed a write for longer than storage.stall_limit_ms: it leads nothing until it does",
+                        member.name
+                    ),
+                ));
+            }
         }
         if reasons.is_empty() {
             Verdict::Healthy
@@ -139,7 +151,7 @@ fn from_view(view: &ClusterView) -> v1::ClusterStatusResponse {
         members_total: count(view.members.len()),
         members_online: count(view.members.iter().filter(|member| member.online).count()),
         quorum: count(quorum),
-        failures_tolerated: count(online.saturating_sub(quorum)),
+        failures_tolerated: count(sound.saturating_sub(quorum)),
         replication_lag_ms_max: lags.iter().flatten().max().copied(),
         bft_mode: false,
         members: view

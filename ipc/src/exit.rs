@@ -18,7 +18,7 @@ pub enum ExitCode {
     OsUnfit = 71,
     /// The data directory cannot be made.
     CannotCreate = 73,
-    /// The disk failed.
+    /// Files cannot be made, read or written.
     Io = 74,
     /// Another node uses the data directory.
     Locked = 75,
@@ -34,11 +34,13 @@ pub enum ExitCode {
     LogDamaged = 81,
     /// The state machine's files are damaged.
     StateDamaged = 82,
+    /// The disk failed to read or write: what it holds may not be what was written.
+    DiskFault = 83,
 }
 
 impl ExitCode {
     /// All of them, ascending.
-    pub const ALL: [ExitCode; 15] = [
+    pub const ALL: [ExitCode; 16] = [
         ExitCode::Done,
         ExitCode::Failed,
         ExitCode::Usage,
@@ -54,6 +56,7 @@ impl ExitCode {
         ExitCode::CrashLoop,
         ExitCode::LogDamaged,
         ExitCode::StateDamaged,
+        ExitCode::DiskFault,
     ];
 
     /// The number.
@@ -78,7 +81,7 @@ impl ExitCode {
             ExitCode::Internal => "a broken invariant: a fault of the program",
             ExitCode::OsUnfit => "the machine lacks io_uring or lockable memory",
             ExitCode::CannotCreate => "the data directory cannot be made",
-            ExitCode::Io => "the disk failed",
+            ExitCode::Io => "files cannot be made, read or written",
             ExitCode::Locked => "another node uses the data directory",
             ExitCode::LinkCorrupt => "shared memory between two daemons is corrupt",
             ExitCode::NoPermission => "the permissions do not suffice",
@@ -86,6 +89,7 @@ impl ExitCode {
             ExitCode::CrashLoop => "a daemon died too often",
             ExitCode::LogDamaged => "the log on disk is damaged",
             ExitCode::StateDamaged => "the state machine's files are damaged",
+            ExitCode::DiskFault => "the disk failed to read or write",
         }
     }
 
@@ -105,7 +109,7 @@ impl ExitCode {
                 "allow io_uring (sysctl kernel.io_uring_disabled=0) and raise LimitMEMLOCK"
             }
             ExitCode::CannotCreate => "check the path and permissions of server.data_dir",
-            ExitCode::Io => "check the disk (dmesg, smartctl); the other nodes hold the data",
+            ExitCode::Io => "check server.data_dir as the message says, and its file system",
             ExitCode::Locked => {
                 "one data directory belongs to one node: stop the other one or change server.data_dir"
             }
@@ -120,6 +124,9 @@ impl ExitCode {
             }
             ExitCode::StateDamaged => {
                 "see docs/runbooks/crash-loop.md: remove the node by force and add it with an empty directory"
+            }
+            ExitCode::DiskFault => {
+                "check the disk (dmesg, smartctl), see docs/runbooks/disk-fault.md; the other nodes hold the data"
             }
         }
     }

@@ -3,7 +3,7 @@
 //! **Invariants.** A panic in any thread ends the process, in every build profile, with its text as last words on the board: a daemon with a
 //! broken invariant must not go on. The board says from the first heartbeat on what is true of *this* process.
 
-use crate::logging::{self, Level};
+use super::logging::{self, Level};
 use mareedb_config::Config;
 use mareedb_ipc::{BoardWriter, Cell, ExitCode, Gauge, InheritError, Inheritance, Role};
 use mareedb_supervisor::level::SharedLevel;

@@ -1,6 +1,6 @@
 //! Log output on stderr: who speaks (daemon and pid) stands in every line, the level can be changed while it runs.
 
-use crate::output::Output;
+use super::output::Output;
 use mareedb_config::Log;
 use std::fmt;
 use std::io::IsTerminal;

@@ -22,7 +22,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 pub static ALLOCATOR_CONFIG: &[u8] =
     b"narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0,background_thread:true,max_background_threads:1\0";
 
-fn main() -> std::process::ExitCode {
+/// The program.
+pub fn main() -> std::process::ExitCode {
     if Inheritance::present() {
         daemon::run().into()
     } else {

@@ -1,6 +1,6 @@
 //! The executable as an operator calls it.
 
-use crate::{logging, settings};
+use super::{logging, settings};
 use clap::Parser;
 use mareedb_config::Config;
 use mareedb_ipc::ExitCode;

@@ -1,6 +1,6 @@
 //! The configuration file, as this executable wants it: checked as a whole, the log filter included.
 
-use crate::logging;
+use super::logging;
 use mareedb_config::Config;
 use std::path::Path;
 

@@ -53,6 +53,7 @@ fn the_unit_says_what_the_supervisor_relies_on() {
         ExitCode::Config,
         ExitCode::LogDamaged,
         ExitCode::StateDamaged,
+        ExitCode::DiskFault,
     ] {
         let listed = unit["RestartPreventExitStatus"]
             .split(' ')

@@ -3,6 +3,7 @@
 //! A shard is a thread with an executor over io_uring that owns a log ([`shard`]), with threads beside it that apply, read
 //! and flush; reader threads serve gatewayd ([`reader`]). The main thread watches them and beats only while they turn.
 
+pub mod fault;
 pub mod io;
 pub mod log;
 pub mod reader;
@@ -36,7 +37,8 @@ const SHOW: Duration = Duration::from_millis(500);
 /// Runs storaged until it is told to stop.
 pub fn run(inheritance: Inheritance) -> ExitCode {
     let board = inheritance.board();
-    match serve(inheritance) {
+    let mut data_dir = None;
+    match serve(inheritance, &mut data_dir) {
         Ended::Stopped => ExitCode::Done,
         Ended::Ring(RingError::Corrupt { link, blame, what }) => {
             let why = format!("link {link}: {what}");
@@ -44,7 +46,12 @@ pub fn run(inheritance: Inheritance) -> ExitCode {
             last_words(&board, ExitCode::LinkCorrupt, &why)
         }
         Ended::Ring(error) => last_words(&board, ExitCode::Internal, &error.to_string()),
-        Ended::Failed(exit, why) => last_words(&board, exit, &why),
+        Ended::Failed(exit, why) => {
+            if let (ExitCode::DiskFault, Some(data_dir)) = (exit, data_dir) {
+                fault::remember(&data_dir, &why);
+            }
+            last_words(&board, exit, &why)
+        }
     }
 }
 
@@ -58,8 +65,9 @@ fn failed(exit: ExitCode, error: &dyn std::fmt::Display) -> Ended {
     Ended::Failed(exit, error.to_string())
 }
 
-fn serve(mut inheritance: Inheritance) -> Ended {
-    match start(&mut inheritance) {
+/// `data_dir`: set once it is looked at.
+fn serve(mut inheritance: Inheritance, data_dir: &mut Option<PathBuf>) -> Ended {
+    match start(&mut inheritance, data_dir) {
         Ok(running) => running.watch(),
         Err(ended) => ended,
     }
@@ -75,7 +83,7 @@ struct Running {
     signals: SignalFd,
 }
 
-fn start(inheritance: &mut Inheritance) -> Result<Running, Ended> {
+fn start(inheritance: &mut Inheritance, looked_at: &mut Option<PathBuf>) -> Result<Running, Ended> {
     let board = inheritance.board();
     // Before any thread is made, so that all of them leave the signal to the main one.
     let mut mask = SigSet::empty();
@@ -87,6 +95,8 @@ fn start(inheritance: &mut Inheritance) -> Result<Running, Ended> {
     let config: Config = serde_json::from_str(inheritance.config_json())
         .map_err(|error| failed(ExitCode::Config, &error))?;
     let data_dir = PathBuf::from(&config.server.data_dir);
+    fault::check(&data_dir)?;
+    *looked_at = Some(data_dir.clone());
     let store = Store::open(StoreOptions {
         dir: data_dir.join("state"),
         cache_bytes: config.storage.cache_bytes,
@@ -181,7 +191,8 @@ fn open_shard(
         Ended::Failed(exit, why) => Ended::Failed(exit, format!("{}: {why}", log_dir.display())),
         other => other,
     };
-    let mut disk = StdDisk::open(&log_dir).map_err(|error| told(failed(ExitCode::Io, &error)))?;
+    let mut disk =
+        StdDisk::open(&log_dir).map_err(|error| told(failed(fault::exit_of(&error), &error)))?;
     board.beat();
     let lane = Lane::Log(number);
     let answers = Arc::new(Answers::new(inheritance.sender(Role::Consensus, lane)));

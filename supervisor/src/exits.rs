@@ -6,14 +6,15 @@ use mareedb_ipc::{BoardReader, Cell, CorruptLink, ExitCode, LastExit, Role};
 use nix::sys::signal::Signal;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Codes that a restart does not cure. They are believed when they come twice (see [`crate::plan`]).
-const VERDICTS: [ExitCode; 6] = [
+/// Codes that a restart does not cure. A disk's fault is believed at once, the others when they come twice (see [`crate::plan`]).
+const VERDICTS: [ExitCode; 7] = [
     ExitCode::Usage,
     ExitCode::OsUnfit,
     ExitCode::NoPermission,
     ExitCode::Config,
     ExitCode::LogDamaged,
     ExitCode::StateDamaged,
+    ExitCode::DiskFault,
 ];
 
 /// Longest reason of an exit; all of it is in the journal.

@@ -21,6 +21,7 @@ const OWED_MAX: u32 = 32 << 10;
 const KNOWN_MAX: usize = 64;
 /// The part of a key that numbers take.
 const DIGITS: usize = 8;
+const NUMBERS: u64 = 100_000_000;
 
 mod kind {
     pub const DATA: u8 = 0;
@@ -138,7 +139,7 @@ impl Wire {
 
     /// Begins a call: puts the key with this number.
     pub fn put(&mut self, number: u64, now: Instant) {
-        let digits = format!("{:0DIGITS$}", number % 10u64.pow(DIGITS as u32));
+        let digits = format!("{:0DIGITS$}", number % NUMBERS);
         self.body[self.digits..self.digits + DIGITS].copy_from_slice(digits.as_bytes());
         let stream = self.next();
         let (headers, body) = (

@@ -64,6 +64,9 @@ impl Host {
         };
         for addr in self.formation.iter().flat_map(Formation::targets) {
             self.exchange.tell(&addr, &frame);
+            if self.stalled {
+                self.exchange.tell(&addr, &Frame::DiskStalled);
+            }
         }
     }
 
@@ -111,6 +114,7 @@ impl Host {
             ages: &self.ages,
             ready: self.replicas.len() == Proposal::groups().len(),
             lease_ms,
+            disk_stalled: self.stalled,
             now,
         });
         let changed = self

@@ -1,6 +1,6 @@
 //! Who leads: handing over, following the meta group, minding the disk.
 
-use super::{FOLLOW_MS, Host};
+use super::{FOLLOW_MS, HAND_OVER_MS, Host};
 use crate::formation::Formation;
 use crate::view::metrics;
 use mareedb_ipc::Gauge;
@@ -13,8 +13,17 @@ impl Host {
     /// From now on this node takes no leadership: it is about to stop.
     pub fn drain(&mut self) {
         self.draining = true;
+        self.let_elect();
+    }
+
+    /// Whether replicas of this node may stand for election.
+    pub(super) fn may_elect(&self) -> bool {
+        !self.draining && !self.stalled
+    }
+
+    fn let_elect(&self) {
         for (replica, _) in self.replicas.values() {
-            replica.raft().runtime_config().elect(false);
+            replica.raft().runtime_config().elect(self.may_elect());
         }
     }
 
@@ -40,7 +49,7 @@ impl Host {
                 .filter_map(|(id, matched)| {
                     let place = metrics.membership_config.get_node(id)?;
                     let wanted = to.is_none_or(|to| to == place.node);
-                    (wanted && self.peers.online(&place.addr, now))
+                    (wanted && self.peers.fit_to_lead(&place.addr, now))
                         .then(|| (matched.as_ref().map(|id| id.index), *id, place.name.clone()))
                 })
                 .max();
@@ -103,7 +112,7 @@ impl Host {
             let target = metrics
                 .membership_config
                 .nodes()
-                .find(|(_, place)| place.node == meta && self.peers.online(&place.addr, now))
+                .find(|(_, place)| place.node == meta && self.peers.fit_to_lead(&place.addr, now))
                 .map(|(id, _)| *id);
             if let Some(target) = target {
                 tracing::info!(group = %replica.group(), %meta, "leadership follows the meta group's");
@@ -117,15 +126,29 @@ impl Host {
         }
     }
 
-    /// A leader whose disk stalls hands over; it keeps no leadership that it gets back while the stall lasts.
-    pub(super) fn mind_the_disk(&mut self) {
+    /// A leader whose disk stalls hands over, and stands for no election before a write has completed again. Nobody may be there to
+    /// take over, or the message may be lost, so that it is tried again while the stall lasts.
+    pub(super) fn mind_the_disk(&mut self, now: u64) {
         let stalled = self.storage_board.get(Gauge::DiskStalled) == 1;
-        if stalled && !self.stalled {
-            tracing::warn!("the disk stalls: handing leadership over");
+        if stalled != self.stalled {
+            self.stalled = stalled;
+            self.let_elect();
+            // The others are told at once.
+            (self.next.ping, self.next.hand_over) = (0, 0);
+            if stalled {
+                tracing::warn!(
+                    "the disk stalls: leadership is handed over until a write completes"
+                );
+            } else {
+                tracing::info!("the disk writes again");
+            }
         }
-        self.stalled = stalled;
-        if stalled && let Err(error) = self.hand_over(None) {
-            tracing::debug!(%error, "nothing to hand over");
+        if stalled && now >= self.next.hand_over && self.leads() {
+            self.next.hand_over = now + HAND_OVER_MS;
+            match self.hand_over(None) {
+                Ok(to) => tracing::info!(to, "the disk stalls: leadership is handed over"),
+                Err(error) => tracing::warn!(%error, "the disk stalls, and leadership stays"),
+            }
         }
     }
 }

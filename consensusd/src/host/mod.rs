@@ -39,6 +39,8 @@ const PING_MS: u64 = 300;
 const FORMATION_MS: u64 = 100;
 /// A data group's leader follows the meta group's once both were stable for so long.
 const FOLLOW_MS: u64 = 5_000;
+/// While the disk stalls leadership is handed over again so often.
+const HAND_OVER_MS: u64 = 500;
 /// Groups may end so often before the process does.
 const FAILURES_MAX: u32 = 5;
 
@@ -129,6 +131,8 @@ struct Timers {
     ping: u64,
     formation: u64,
     sample: u64,
+    disk: u64,
+    hand_over: u64,
 }
 
 impl Host {
@@ -150,6 +154,10 @@ impl Host {
         let (report, events) = mpsc::unbounded_channel();
         let link = LogLink::new(to_storage, wake.clone());
 
+        #[cfg(not(feature = "faults"))]
+        let clock = HybridClock::default();
+        #[cfg(feature = "faults")]
+        let clock = HybridClock::set_by(&config.server.data_dir);
         let incarnation = u64::try_from(RandomId::draw().0 >> 64).expect("half of 128 bits");
         Host {
             config,
@@ -163,7 +171,7 @@ impl Host {
             peer,
             bulk,
             exchange,
-            clock: Arc::new(HybridClock::default()),
+            clock: Arc::new(clock),
             wake,
             events,
             report,
@@ -337,7 +345,7 @@ impl Host {
                 Event::Started(started) => {
                     let (replica, range) = *started;
                     tracing::info!(group = %replica.group(), replica = %replica.id(), "replica started");
-                    if self.draining {
+                    if !self.may_elect() {
                         replica.raft().runtime_config().elect(false);
                     }
                     self.replicas.insert(replica.group(), (replica, range));
@@ -363,7 +371,10 @@ impl Host {
             self.start_replicas();
             self.bound_logs();
             self.follow_meta(now);
-            self.mind_the_disk();
+        }
+        if now >= self.next.disk {
+            self.next.disk = now + LOOK_MS;
+            self.mind_the_disk(now);
         }
         if now >= self.next.sample {
             self.next.sample = now + 10;

@@ -97,6 +97,7 @@ impl Host {
                     self.peers.reported(report.term, report.lags, now);
                 }
             }
+            Frame::DiskStalled => self.peers.stalls(addr, now),
             Frame::Formation(bytes) => {
                 let Ok(message) = decode::<Message>(&bytes) else {
                     tracing::warn!(addr, "a formation message is dropped");

@@ -3,6 +3,8 @@
 //! What is here blocks: it runs at start, on the threads beside a shard's executor, and in tests. The hot path, a durable
 //! write of a unit, is [`crate::shard`]'s, over io_uring; both agree in what is durable: what has returned.
 
+#[cfg(feature = "faults")]
+pub mod faults;
 mod sim;
 mod std_disk;
 

@@ -133,6 +133,12 @@ impl Disk for StdDisk {
             reason = "its width differs between systems"
         )]
         let free = u64::from(room.blocks_available()) * u64::from(room.fragment_size());
+        #[cfg(feature = "faults")]
+        let free = if super::faults::wanted(&self.dir).fail_create {
+            0
+        } else {
+            free
+        };
         if free < bytes {
             return Err(io::ErrorKind::StorageFull.into());
         }

@@ -1,5 +1,6 @@
 //! Why a shard ended, and how far its log had got: what a successor and an operator need to know.
 
+use crate::fault;
 use crate::log::recover::LogError;
 use crate::state::StoreError;
 use mareedb_ipc::{BoardWriter, Cell, ExitCode, LogEnd, RingError};
@@ -31,7 +32,7 @@ impl From<LogError> for Ended {
             LogError::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 ExitCode::LogDamaged
             }
-            LogError::Io(_) => ExitCode::Io,
+            LogError::Io(error) => fault::exit_of(error),
             LogError::Damaged { .. } => ExitCode::LogDamaged,
         };
         Ended::Failed(exit, error.to_string())
@@ -41,7 +42,8 @@ impl From<LogError> for Ended {
 impl From<StoreError> for Ended {
     fn from(error: StoreError) -> Self {
         let exit = match error {
-            StoreError::Io(_) | StoreError::Unsettled(_) => ExitCode::Io,
+            StoreError::Io(ref error) => fault::exit_of(error),
+            StoreError::Unsettled(_) => ExitCode::Io,
             StoreError::Damaged(_) => ExitCode::StateDamaged,
             StoreError::NoReplica(_) | StoreError::Hole { .. } | StoreError::Refused(_) => {
                 ExitCode::Internal

@@ -2,10 +2,10 @@
 
 use super::end::Ended;
 use super::threads::Shared;
+use crate::fault;
 use crate::io::StdDisk;
 use crate::log::FileWork;
 use crossbeam::channel::Receiver;
-use mareedb_ipc::ExitCode;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub(super) fn serve(shared: &Shared, works: &Receiver<FileWork>) -> Result<(), E
             }
             Err(error) => {
                 let what = format!("{}: {work:?}: {error}", shared.log_dir.display());
-                return Err(Ended::Failed(ExitCode::Io, what));
+                return Err(Ended::Failed(fault::exit_of(&error), what));
             }
         }
     }

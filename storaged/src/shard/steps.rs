@@ -112,7 +112,7 @@ pub(super) struct Steps {
 impl Steps {
     pub(super) async fn run(mut self, mut rung: UnboundedReceiver<()>) -> Ended {
         let ended = self.turns(&mut rung).await;
-        if matches!(ended, Ended::Failed(ExitCode::Io, _)) {
+        if matches!(ended, Ended::Failed(ExitCode::Io | ExitCode::DiskFault, _)) {
             self.board.add(Gauge::IoErrors, 1);
         }
         ended
@@ -225,8 +225,9 @@ impl Steps {
     fn end_writes(&mut self) -> Result<(), Ended> {
         while let Some(Written { lsn, took, result }) = self.writer.ended() {
             if let Err(why) = result {
+                // The file has its blocks: there is no reason but the disk.
                 return Err(Ended::Failed(
-                    ExitCode::Io,
+                    ExitCode::DiskFault,
                     format!("write of unit {lsn} of the log: {why}"),
                 ));
             }

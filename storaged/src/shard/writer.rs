@@ -26,6 +26,8 @@ pub struct Written {
 /// Writes units, and wakes the executor's main task when they are durable.
 pub struct Writer {
     file: Option<(u64, Rc<DmaFile>)>,
+    #[cfg(feature = "faults")]
+    dir: std::path::PathBuf,
     done: Rc<RefCell<VecDeque<Written>>>,
     flying: usize,
     /// When the oldest write in flight began; for the stall mark.
@@ -38,6 +40,8 @@ impl Writer {
     pub fn new(wake: UnboundedSender<()>) -> Writer {
         Writer {
             file: None,
+            #[cfg(feature = "faults")]
+            dir: std::path::PathBuf::new(),
             done: Rc::default(),
             flying: 0,
             began: VecDeque::new(),
@@ -87,6 +91,10 @@ impl Writer {
             return Err(told("lock", &std::io::Error::last_os_error()));
         }
         self.file = Some((segment, Rc::new(file)));
+        #[cfg(feature = "faults")]
+        if let Some(dir) = path.parent() {
+            self.dir = dir.to_owned();
+        }
         Ok(())
     }
 
@@ -101,20 +109,16 @@ impl Writer {
             "LOG-2: a unit for another segment"
         );
         let (file, done, wake) = (file.clone(), self.done.clone(), self.wake.clone());
+        #[cfg(feature = "faults")]
+        let faults = crate::io::faults::wanted(&self.dir);
         self.flying += 1;
         self.began.push_back(Instant::now());
         glommio::spawn_local(async move {
             let began = Instant::now();
-            let mut buffer = file.alloc_dma_buffer(write.bytes.len());
-            buffer.as_bytes_mut()[..write.bytes.len()].copy_from_slice(&write.bytes);
-            let result = match file.write_at(buffer, write.location.offset).await {
-                Ok(bytes) if bytes >= write.bytes.len() => Ok(()),
-                Ok(bytes) => Err(format!(
-                    "{bytes} of {} bytes were written",
-                    write.bytes.len()
-                )),
-                Err(error) => Err(error.to_string()),
-            };
+            #[cfg(feature = "faults")]
+            let result = with_faults(&file, &write, faults).await;
+            #[cfg(not(feature = "faults"))]
+            let result = put(&file, &write.bytes, write.location.offset).await;
             done.borrow_mut().push_back(Written {
                 lsn: write.lsn,
                 took: began.elapsed(),
@@ -125,4 +129,44 @@ impl Writer {
         })
         .detach();
     }
+}
+
+async fn put(file: &DmaFile, bytes: &[u8], offset: u64) -> Result<(), String> {
+    let mut buffer = file.alloc_dma_buffer(bytes.len());
+    buffer.as_bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+    match file.write_at(buffer, offset).await {
+        Ok(written) if written >= bytes.len() => Ok(()),
+        Ok(written) => Err(format!("{written} of {} bytes were written", bytes.len())),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(feature = "faults")]
+async fn with_faults(
+    file: &DmaFile,
+    write: &Write,
+    faults: crate::io::faults::Faults,
+) -> Result<(), String> {
+    use crate::io::faults::{die, eio};
+    if faults.delay > Duration::ZERO {
+        glommio::timer::sleep(faults.delay).await;
+    }
+    let (bytes, offset) = (&write.bytes, write.location.offset);
+    if faults.tear {
+        // What a device writes at once.
+        const BLOCK: usize = 4096;
+        let half = bytes.len() / 2 / BLOCK * BLOCK;
+        if half > 0 {
+            // It is the end either way.
+            let _ = put(file, &bytes[..half], offset).await;
+        }
+        die();
+    }
+    if faults.lose {
+        die();
+    }
+    if faults.fail_write {
+        return Err(eio().to_string());
+    }
+    put(file, bytes, offset).await
 }

@@ -6,6 +6,7 @@
 //! `drop_range` is not used: it brought a deleted key back in a trial.
 
 use super::{StoreError, damage};
+use crate::fault;
 use bytes::Bytes;
 use lsm_tree::compaction::{Leveled, MoveDown};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Guard, SequenceNumberCounter};
@@ -105,6 +106,10 @@ impl Lsm {
             return Err(error);
         }
         self.unsettled.store(true, Ordering::Release);
+        // A fault of the disk is not cured by opening the tree again.
+        if matches!(&error, StoreError::Io(error) if fault::is_fault(error)) {
+            return Err(error);
+        }
         Err(unsettled(&self.dir, &error.to_string()))
     }
 

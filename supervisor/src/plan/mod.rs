@@ -11,7 +11,8 @@
 //!   the node with [`ExitCode::CrashLoop`].
 //! - A daemon that met a corrupt link is right, the writer of the bad word is to blame: its death counts, both ends are restarted over
 //!   links of a new generation. Links are renewed only while both ends are down, because memory is handed over at exec.
-//! - A verdict that a restart cannot cure (damaged log, bad settings) is believed the second time: the node ends with the daemon's code.
+//! - A verdict that a restart cannot cure (damaged log, bad settings) is believed the second time: the node ends with the daemon's code. A
+//!   disk's fault is believed at once: after it the kernel may show what the disk does not hold, and a second look would find all well.
 //! - Before a stop consensusd hands its leaderships over, while gatewayd still carries its messages. The stop goes gatewayd, consensusd, storaged, each with its share of [`Policy::stop_limit_ms`], then SIGKILL. A second request kills
 //!   at once. Nothing is started any more.
 //!
@@ -291,7 +292,7 @@ fn died(state: &mut State, role: Role, cause: Cause, now: Millis, actions: &mut 
             if served_long(state, role, now) {
                 state.daemon(role).verdict = None;
             }
-            if state.daemon(role).verdict == Some(code) {
+            if code == ExitCode::DiskFault || state.daemon(role).verdict == Some(code) {
                 state.daemon(role).phase = Phase::Down { due: now };
                 ending::begin(state, code, now);
                 return;

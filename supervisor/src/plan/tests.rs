@@ -232,6 +232,20 @@ fn a_verdict_is_believed_the_second_time() {
     assert_eq!(trial.crash(C), [Action::Finish(ExitCode::LogDamaged)]);
 }
 
+/// STO-FAULT
+#[test]
+fn a_fault_of_the_disk_is_believed_at_once() {
+    let mut trial = Trial::started();
+    trial.serve(S, 5000);
+    let verdict = Cause::Verdict(ExitCode::DiskFault);
+    assert_eq!(
+        trial.event(Event::Exited(S, verdict)),
+        [Action::Terminate(G)]
+    );
+    trial.crash(G);
+    assert_eq!(trial.crash(C), [Action::Finish(ExitCode::DiskFault)]);
+}
+
 #[test]
 fn a_verdict_after_service_is_new() {
     let mut trial = Trial::started();

@@ -1,0 +1,149 @@
+//! A disk that failed is not trusted again by itself.
+//!
+//! After a failed write or sync the kernel may call pages clean that never reached the disk, and show them to whoever reads next: a
+//! restart would find all well. So the process ends with [`ExitCode::DiskFault`], a mark stays in the data directory as far as the disk
+//! still takes it, and no start looks at the data before somebody has removed the mark (STO-FAULT). What the kernel holds of the files is
+//! given up by then, so that what is read is what the disk has.
+
+use crate::shard::Ended;
+use mareedb_ipc::ExitCode;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+const MARK: &str = "DISK_FAULT";
+/// As much of a mark is shown.
+const TOLD_BYTES_MAX: usize = 600;
+
+/// Whether an error is the disk's: not a full one, not a missing or forbidden file.
+pub fn is_fault(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::EIO
+                | libc::EROFS
+                | libc::ENXIO
+                | libc::ENODEV
+                | libc::ENOMEDIUM
+                | libc::EREMOTEIO
+                | libc::EUCLEAN
+                | libc::EBADMSG
+                | libc::EILSEQ
+                | libc::ETIMEDOUT
+        )
+    )
+}
+
+/// What a process that cannot go on for this error ends with.
+pub fn exit_of(error: &io::Error) -> ExitCode {
+    if is_fault(error) {
+        ExitCode::DiskFault
+    } else {
+        ExitCode::Io
+    }
+}
+
+/// Refuses to start over data that a disk's fault may have touched.
+///
+/// # Errors
+/// The mark is there; the text says what it holds and the ways out.
+pub fn check(data_dir: &Path) -> Result<(), Ended> {
+    let mark = mark(data_dir);
+    let told = match fs::read(&mark) {
+        Ok(told) => told,
+        Err(error) if is_fault(&error) => error.to_string().into_bytes(),
+        Err(_) => return Ok(()),
+    };
+    forget_pages(data_dir);
+    let told = String::from_utf8_lossy(&told[..told.len().min(TOLD_BYTES_MAX)]).into_owned();
+    Err(Ended::Failed(
+        ExitCode::DiskFault,
+        format!(
+            "the disk failed before ({}): what {} holds may not be what was written. Check the disk, then either start this node anew with \
+             an empty directory, or remove {} to take what is there; see docs/runbooks/disk-fault.md",
+            told.trim_end(),
+            data_dir.display(),
+            mark.display()
+        ),
+    ))
+}
+
+/// Leaves the mark, as far as the disk takes it.
+pub fn remember(data_dir: &Path, why: &str) {
+    let at = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let written = File::create(mark(data_dir)).and_then(|mut file| {
+        writeln!(file, "unix time {at}: {why}")?;
+        file.sync_all()
+    });
+    if let Err(error) = written.and_then(|()| File::open(data_dir)?.sync_all()) {
+        tracing::error!(%error, "no mark of the disk's fault could be left");
+    }
+    forget_pages(data_dir);
+}
+
+fn mark(data_dir: &Path) -> PathBuf {
+    data_dir.join(MARK)
+}
+
+/// Has the kernel give up what it holds of the files; best effort.
+fn forget_pages(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            forget_pages(&path);
+        } else if let Ok(file) = File::open(&path) {
+            let advice = nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+            // It is advice.
+            let _ = nix::fcntl::posix_fadvise(&file, 0, 0, advice);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_and_a_missing_file_are_no_fault() {
+        for code in [
+            libc::ENOSPC,
+            libc::ENOENT,
+            libc::EACCES,
+            libc::EDQUOT,
+            libc::EMFILE,
+        ] {
+            let error = io::Error::from_raw_os_error(code);
+            assert_eq!(exit_of(&error), ExitCode::Io, "{error}");
+        }
+        for code in [libc::EIO, libc::EROFS, libc::EUCLEAN] {
+            let error = io::Error::from_raw_os_error(code);
+            assert_eq!(exit_of(&error), ExitCode::DiskFault, "{error}");
+        }
+    }
+
+    /// STO-FAULT
+    #[test]
+    fn the_data_is_refused_until_somebody_has_removed_the_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        check(dir.path()).unwrap();
+        remember(dir.path(), "write of unit 7: Input/output error");
+        for _ in 0..2 {
+            let Err(Ended::Failed(exit, why)) = check(dir.path()) else {
+                panic!("it starts over the data");
+            };
+            assert_eq!(exit, ExitCode::DiskFault);
+            assert!(why.contains("unit 7") && why.contains(MARK), "{why}");
+        }
+        fs::remove_file(dir.path().join(MARK)).unwrap();
+        check(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_mark_that_is_no_text_is_one() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(MARK), vec![0xff; 10_000]).unwrap();
+        assert!(check(dir.path()).is_err());
+    }
+}

@@ -1,0 +1,136 @@
+//! Disks that stall and disks that fail, under load, on real nodes.
+
+#[allow(dead_code, reason = "not every test program needs all of it")]
+mod support;
+
+use mareedb_bench::cluster::Node;
+use mareedb_bench::load::{Load, Plan, Summary, check};
+use serde_json::Value;
+use std::fs;
+use support::{Bed, PATIENCE, bed_of, block_on, healthy, server_with_faults};
+
+/// What a node's disk does from now on; see storaged/src/io/faults.rs.
+fn ask_for(node: &Node, faults: &str) {
+    // Whole or not at all: it is read at any moment.
+    let (new, file) = (node.data.join("faults.new"), node.data.join("faults"));
+    fs::write(&new, faults).unwrap();
+    fs::rename(new, file).unwrap();
+}
+
+/// Clients of all nodes but one.
+fn load(bed: &Bed, spared: usize, prefix: &str) -> Load {
+    let nodes = bed.cluster.nodes.iter().enumerate();
+    Load::start(Plan {
+        targets: nodes
+            .filter(|(at, _)| *at != spared)
+            .map(|(_, node)| node.rest())
+            .collect(),
+        clients: 4,
+        rate: 100,
+        value_bytes: 100,
+        prefix: prefix.into(),
+    })
+}
+
+/// DUR-1 and ONCE-1, seen through every node; and no request has failed.
+async fn settle(bed: &Bed, load: Load) -> Summary {
+    let plan = load.plan().clone();
+    let summary = load.stop().await;
+    assert_eq!(summary.failures, Vec::<String>::new(), "failed requests");
+    for node in &bed.cluster.nodes {
+        let verdict = check(&plan, &summary, node.rest()).await.unwrap();
+        assert_eq!(verdict.lost, Vec::<String>::new(), "lost, by {}", node.name);
+        assert_eq!(
+            verdict.twice,
+            Vec::<String>::new(),
+            "twice, by {}",
+            node.name
+        );
+        assert_eq!(verdict.found, summary.acknowledged);
+    }
+    summary
+}
+
+fn says_stall(status: &Value, name: &str) -> bool {
+    let reasons = status["reasons"].as_array();
+    status["verdict"] == "degraded"
+        && reasons.into_iter().flatten().any(|reason| {
+            let message = reason["message"].as_str().unwrap_or_default();
+            reason["code"] == "DISK_STALL" && message.contains(name)
+        })
+}
+
+/// A leader whose disk stalls hands over, every node says why, and all is as before when it writes again.
+#[test]
+fn a_leader_whose_disk_stalls_hands_over_until_it_writes_again() {
+    block_on(async {
+        let config = "[storage]\nstall_limit_ms = 300\n";
+        let bed = healthy(bed_of(server_with_faults(), 3, config)).await;
+        let leader = bed.cluster.leader().await.expect("a healthy cluster");
+        let load = load(&bed, leader, "stall-");
+        let node = &bed.cluster.nodes[leader];
+        ask_for(node, "delay_ms=4000");
+        let name = node.name.as_str();
+        let moved = |status: &Value| {
+            let elsewhere = |group: &Value| group["leader"] != name && !group["leader"].is_null();
+            let groups = status["groups"].as_array();
+            says_stall(status, name)
+                && status["failures_tolerated"] == 0
+                && groups.is_some_and(|groups| groups.iter().all(elsewhere))
+        };
+        bed.cluster
+            .await_status(PATIENCE, moved)
+            .await
+            .unwrap_or_else(|why| panic!("{why}"));
+        let (before, since) = (load.acknowledged(), std::time::Instant::now());
+        while load.acknowledged() < before + 50 {
+            assert!(since.elapsed() < PATIENCE, "no writes while a disk stalls");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        ask_for(node, "");
+        bed.cluster
+            .await_healthy(PATIENCE)
+            .await
+            .unwrap_or_else(|why| panic!("{why}"));
+        settle(&bed, load).await;
+    });
+}
+
+/// STO-FAULT, on a leader and on a follower: the node ends with its exit code, does not come back by itself nor when it is started,
+/// and catches up when somebody says that the disk has what was written.
+#[test]
+fn a_node_whose_disk_fails_stays_away_until_somebody_has_looked() {
+    block_on(async {
+        let mut bed = healthy(bed_of(server_with_faults(), 3, "")).await;
+        let leader = bed.cluster.leader().await.expect("a healthy cluster");
+        for (victim, prefix) in [(leader, "fault-a-"), ((leader + 1) % 3, "fault-b-")] {
+            let load = load(&bed, victim, prefix);
+            ask_for(&bed.cluster.nodes[victim], "fail_write");
+            let node = &mut bed.cluster.nodes[victim];
+            assert_eq!(node.await_exit(PATIENCE).unwrap(), Some(83));
+            let log = node.log_end();
+            assert!(
+                log.contains("write of unit") && log.contains("error 5"),
+                "{log}"
+            );
+            ask_for(node, "");
+            let mark = node.data.join("DISK_FAULT");
+            node.start().unwrap();
+            assert_eq!(
+                node.await_exit(PATIENCE).unwrap(),
+                Some(83),
+                "{}",
+                node.log_end()
+            );
+            let log = node.log_end();
+            assert!(log.contains(mark.to_str().unwrap()), "{log}");
+            fs::remove_file(mark).unwrap();
+            node.start().unwrap();
+            bed.cluster
+                .await_healthy(PATIENCE)
+                .await
+                .unwrap_or_else(|why| panic!("{why}"));
+            settle(&bed, load).await;
+        }
+    });
+}

@@ -7,6 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// One operation of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -265,6 +266,18 @@ pub enum Object<'a> {
     Bank(&'a str),
     /// All lists together, since one transaction may touch any of them.
     Lists,
+}
+
+impl fmt::Display for Object<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Object::Register(name) => write!(f, "register {name}"),
+            Object::Set(name) => write!(f, "set {name}"),
+            Object::Counter(name) => write!(f, "counter {name}"),
+            Object::Bank(name) => write!(f, "bank {name}"),
+            Object::Lists => write!(f, "lists"),
+        }
+    }
 }
 
 impl Call {

@@ -185,7 +185,7 @@ pub struct Limits {
     pub page_bytes_max: u64,
     /// Client requests in flight on a node; more get OVERLOADED.
     pub requests_in_flight_max: u64,
-    /// While even the quickest request takes longer, a node serves fewer at once, and more get OVERLOADED; 0: it never does.
+    /// While even the quickest request takes longer, and four times longer than on a quiet node, fewer are served at once and more get OVERLOADED; 0: never.
     pub queueing_target_ms: u64,
     /// Open client connections on a node, per port.
     pub connections_max: u64,

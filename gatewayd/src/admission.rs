@@ -2,7 +2,8 @@
 //!
 //! A queue that is always there makes everybody wait and serves nobody sooner. It shows in the *shortest* time that any request of a
 //! while took: in a burst some are still quick, in a standing queue none is (the thought behind CoDel, RFC 8289). Then the limit falls, and
-//! rises again once it is reached and the queue is gone.
+//! rises again once it is reached and the queue is gone. What is long depends on disks and on how far apart the nodes are, so that it is
+//! measured: several times what requests take while few are there.
 
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +13,8 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_millis(100);
 /// The limit falls no lower: so many requests fill the batches of a node and its disk, whatever they wait.
 const LIMIT_MIN: usize = 64;
+/// So many times what requests take while few are there is long, if that is more than the target.
+const LONG: u32 = 4;
 
 /// What is waited for. Reads are quick where writes wait for disks, so that they are looked at apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub struct Admission {
 struct Window {
     began: Instant,
     shortest: [Option<Duration>; 2],
+    /// What the shortest is while few are there.
+    alone: [Option<Duration>; 2],
     /// Whether a request was refused in it.
     reached: bool,
 }
@@ -52,7 +57,7 @@ pub struct Place<'a> {
 }
 
 impl Admission {
-    /// `max` places; fewer while the shortest time is above `target`, unless that is zero.
+    /// `max` places; fewer while the shortest time is long, which `target` never is; with zero none is.
     pub fn new(max: usize, target: Duration) -> Admission {
         Admission {
             taken: AtomicUsize::new(0),
@@ -62,6 +67,7 @@ impl Admission {
             window: Mutex::new(Window {
                 began: Instant::now(),
                 shortest: [None; 2],
+                alone: [None; 2],
                 reached: false,
             }),
         }
@@ -113,19 +119,15 @@ impl Admission {
         if now.saturating_duration_since(window.began) < WINDOW {
             return;
         }
-        let waits = window
-            .shortest
-            .iter()
-            .flatten()
-            .any(|shortest| *shortest > target);
-        let reached = window.reached;
+        let taken = self.taken.load(Ordering::Relaxed);
+        let limit = self.limit.load(Ordering::Relaxed);
+        let (waits, reached) = (window.judge(target, taken), window.reached);
         *window = Window {
             began: now,
             shortest: [None; 2],
+            alone: window.alone,
             reached: false,
         };
-        let taken = self.taken.load(Ordering::Relaxed);
-        let limit = self.limit.load(Ordering::Relaxed);
         self.limit
             .store(self.next(limit, taken, waits, reached), Ordering::Relaxed);
     }
@@ -140,6 +142,26 @@ impl Admission {
             limit
         };
         next.clamp(LIMIT_MIN.min(self.max), self.max)
+    }
+}
+
+impl Window {
+    /// Whether requests waited long in this window, at whose end `taken` are there.
+    fn judge(&mut self, target: Duration, taken: usize) -> bool {
+        let few = taken < LIMIT_MIN && !self.reached;
+        let mut waits = false;
+        for (shortest, alone) in self.shortest.iter().zip(&mut self.alone) {
+            let Some(shortest) = *shortest else { continue };
+            let known = alone.get_or_insert(shortest);
+            if shortest < *known {
+                *known = shortest;
+            } else if few {
+                // Slowly: one slow moment is none of the disk's or the network's habits.
+                *known += (shortest - *known) / 16;
+            }
+            waits |= shortest > target.max(*known * LONG);
+        }
+        waits
     }
 }
 
@@ -189,6 +211,7 @@ mod tests {
     fn a_standing_queue_lowers_the_limit_to_its_floor_and_no_further() {
         let admission = Admission::new(4096, TARGET);
         let mut at = Instant::now();
+        pass(&admission, &mut at, 2, false);
         let mut last = admission.limit();
         for _ in 0..60 {
             pass(&admission, &mut at, 31, true);
@@ -202,6 +225,7 @@ mod tests {
     fn the_limit_rises_once_it_is_reached_and_nobody_waits() {
         let admission = Admission::new(1000, TARGET);
         let mut at = Instant::now();
+        pass(&admission, &mut at, 2, false);
         for _ in 0..60 {
             pass(&admission, &mut at, 31, true);
         }
@@ -225,9 +249,44 @@ mod tests {
     }
 
     #[test]
+    fn where_requests_always_take_long_they_do_not_wait() {
+        let admission = Admission::new(4096, TARGET);
+        let mut at = Instant::now();
+        // Nodes of three continents.
+        pass(&admission, &mut at, 120, false);
+        for _ in 0..60 {
+            pass(&admission, &mut at, 300, true);
+        }
+        assert_eq!(admission.limit(), 4096);
+        for _ in 0..60 {
+            pass(&admission, &mut at, 600, true);
+        }
+        assert_eq!(admission.limit(), LIMIT_MIN);
+    }
+
+    #[test]
+    fn a_longer_way_is_learnt_while_few_are_there_and_not_under_load() {
+        let admission = Admission::new(4096, TARGET);
+        let mut at = Instant::now();
+        pass(&admission, &mut at, 2, false);
+        for _ in 0..600 {
+            pass(&admission, &mut at, 100, true);
+        }
+        assert_eq!(admission.limit(), LIMIT_MIN, "a queue is no way");
+        for _ in 0..100 {
+            pass(&admission, &mut at, 100, false);
+        }
+        for _ in 0..200 {
+            pass(&admission, &mut at, 110, true);
+        }
+        assert_eq!(admission.limit(), 4096);
+    }
+
+    #[test]
     fn slow_writes_show_beside_quick_reads_and_ranges_never_do() {
         let admission = Admission::new(4096, TARGET);
         let mut at = Instant::now();
+        pass(&admission, &mut at, 2, false);
         let _held: Vec<_> = (0..100).map(|_| admission.take(Kind::Write)).collect();
         for _ in 0..3 {
             at += WINDOW;

@@ -147,8 +147,10 @@ fn compare(
 ) -> Tally {
     let tally = Tally::default();
     let strategy = (prop::collection::vec(draft(call), length), spoil());
+    // More than the usual number, for an hour of spare time.
+    let asked = std::env::var("CHECKER_CASES").map(|cases| cases.parse().expect("a number"));
     let mut runner = TestRunner::new(Config {
-        cases,
+        cases: asked.unwrap_or(cases),
         failure_persistence: None,
         ..Config::default()
     });

@@ -4,37 +4,18 @@
 //! between question and answer; some fail without effect, some are never answered and have their effect later, even
 //! after their client has moved on, or never. The same [`Plan`] gives the same history.
 
+mod calls;
+mod fault;
 mod random;
 mod store;
 
-use crate::{Answer, Call, Consistency, Micro, Operation, Outcome};
+pub use fault::Fault;
+
+use crate::{Answer, Operation, Outcome};
 use random::Random;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use store::Store;
-
-/// What is planted in the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// An acknowledged write is not done.
-    LostWrite,
-    /// A write that failed is done.
-    FailedWrite,
-    /// A linearizable read is answered from the past.
-    StaleRead,
-    /// A write is done a second time a little later.
-    Twice,
-    /// A compare-and-swap is done without its condition, and answered as done.
-    BlindSwap,
-    /// A list transaction works on an old version of its lists and puts the result in the place of the new one.
-    LostUpdate,
-    /// A transfer takes and does not give, until the next write.
-    HalfTransfer,
-    /// A write gets the revision of the one before it.
-    OldRevision,
-    /// A stale read shows a value that was never committed.
-    Uncommitted,
-}
 
 /// What kinds of objects clients use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,9 +76,6 @@ impl Plan {
         }
     }
 }
-
-/// How many operations an object sees before it is given up, about.
-const LIFE: u64 = 240;
 
 /// What happens when.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -340,161 +318,6 @@ impl Generator {
             self.first += 1;
         }
         running
-    }
-
-    /// What a client asks next.
-    fn call(&mut self) -> Call {
-        let kinds = self.plan.kinds.len() as u64;
-        let kind = self.plan.kinds[usize::try_from(self.random.below(kinds)).unwrap_or(0)];
-        let generation = self.begun / (LIFE * self.plan.objects * kinds);
-        let object = generation * self.plan.objects + self.random.below(self.plan.objects);
-        let unique = self.begun;
-        let consistency = match self.random.below(5) {
-            0 => Consistency::Stale,
-            1 => Consistency::At(self.store.some_revision(&mut self.random)),
-            _ => Consistency::Linearizable,
-        };
-        // Only keys can be read in the past here.
-        let simple = match consistency {
-            Consistency::At(_) => Consistency::Linearizable,
-            other => other,
-        };
-        match kind {
-            Kind::Register => {
-                let key = format!("key-{object}");
-                match self.random.below(10) {
-                    0..4 => Call::Get { key, consistency },
-                    4..7 => Call::Put {
-                        key,
-                        value: format!("v{unique}"),
-                    },
-                    7 => Call::Delete { key },
-                    _ => Call::CompareAndSwap {
-                        expected: self.store.some_value(&key, &mut self.random),
-                        key,
-                        new: format!("v{unique}"),
-                    },
-                }
-            }
-            Kind::Set => {
-                let set = format!("set-{object}");
-                if self.random.below(2) == 0 {
-                    Call::SetAdd {
-                        set,
-                        element: unique,
-                    }
-                } else {
-                    Call::SetRead {
-                        set,
-                        consistency: simple,
-                    }
-                }
-            }
-            Kind::Lists => {
-                let steps = 1 + self.random.below(4);
-                let first = generation * self.plan.objects * 4;
-                let steps = (0..steps).map(|at| {
-                    let key = format!("list-{}", first + self.random.below(self.plan.objects * 4));
-                    if self.random.below(2) == 0 {
-                        Micro::Append {
-                            key,
-                            element: unique * 8 + at,
-                        }
-                    } else {
-                        Micro::Read { key }
-                    }
-                });
-                Call::Lists(steps.collect())
-            }
-            Kind::Counter => {
-                let counter = format!("counter-{object}");
-                if self.random.below(2) == 0 {
-                    Call::Increment {
-                        counter,
-                        amount: 1 + self.random.below(3),
-                    }
-                } else {
-                    Call::CounterRead {
-                        counter,
-                        consistency: simple,
-                    }
-                }
-            }
-            Kind::Bank => {
-                let bank = format!("bank-{object}");
-                if self.store.opens(&bank) {
-                    let accounts = (0..4).map(|account| (format!("account-{account}"), 50));
-                    return Call::BankOpen {
-                        bank,
-                        accounts: BTreeMap::from_iter(accounts),
-                    };
-                }
-                if self.random.below(2) == 0 {
-                    let from = self.random.below(4);
-                    let to = (from + 1 + self.random.below(3)) % 4;
-                    Call::Transfer {
-                        bank,
-                        from: format!("account-{from}"),
-                        to: format!("account-{to}"),
-                        amount: 1 + i64::try_from(self.random.below(30)).unwrap_or(0),
-                    }
-                } else {
-                    Call::BankRead {
-                        bank,
-                        consistency: simple,
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl Fault {
-    /// Whether the fault can strike such a call.
-    fn fits(self, call: &Call) -> bool {
-        match self {
-            Fault::LostWrite | Fault::FailedWrite | Fault::OldRevision => {
-                !call.is_read() && !matches!(call, Call::BankOpen { .. })
-            }
-            Fault::Twice => {
-                matches!(
-                    call,
-                    Call::Increment { .. }
-                        | Call::Transfer { .. }
-                        | Call::Lists(_)
-                        | Call::Put { .. }
-                ) && !call.is_read()
-            }
-            Fault::StaleRead => {
-                call.is_read()
-                    && !matches!(
-                        call,
-                        Call::Get {
-                            consistency: Consistency::Stale | Consistency::At(_),
-                            ..
-                        } | Call::SetRead {
-                            consistency: Consistency::Stale,
-                            ..
-                        } | Call::CounterRead {
-                            consistency: Consistency::Stale,
-                            ..
-                        } | Call::BankRead {
-                            consistency: Consistency::Stale,
-                            ..
-                        }
-                    )
-            }
-            Fault::BlindSwap => matches!(call, Call::CompareAndSwap { .. }),
-            Fault::LostUpdate => matches!(call, Call::Lists(_)) && !call.is_read(),
-            Fault::HalfTransfer => matches!(call, Call::Transfer { .. }),
-            Fault::Uncommitted => matches!(
-                call,
-                Call::Get {
-                    consistency: Consistency::Stale | Consistency::At(_),
-                    ..
-                }
-            ),
-        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! are ordered across objects. For these a few numbers of each operation are kept from all pieces. Lists count as one object
 //! where transactions connect them, directly or through others; strict serializability, like linearizability, holds of the whole if it
 //! holds of each of these.
+//!
+//! That the operations of a process do not overlap is seen only where they lie in one piece.
 
 use crate::check::{self, Options, Within, revisions};
 use crate::json::{self, ReadError};

@@ -197,7 +197,7 @@ impl Log {
             durable: recovered.next_lsn - 1,
             done: BTreeSet::new(),
             closed: true,
-            first: 0,
+            first: recovered.first,
             unneeded: None,
             pins: Arc::default(),
             sealed: None,
@@ -207,9 +207,15 @@ impl Log {
         log.recycle();
         alive();
         // LOG-4: in a new segment, so that nothing which lands late in an old one can ever follow it.
-        if let Some(work) = log.prepare() {
-            work.run(disk)?;
-            log.prepared();
+        if let Err(error) = log.make_next(disk) {
+            if error.kind() != std::io::ErrorKind::StorageFull {
+                return Err(error.into());
+            }
+            // Rather a beginning that stands alone for a moment than no log (LOG-7).
+            log.unprepared();
+            log.first = 0;
+            log.recycle();
+            log.make_next(disk)?;
         }
         if let Some(write) = log.begin_segment() {
             if !planted(Fault::Seal) {
@@ -219,6 +225,14 @@ impl Log {
         }
         alive();
         Ok(log)
+    }
+
+    fn make_next(&mut self, disk: &mut dyn Disk) -> std::io::Result<()> {
+        if let Some(work) = self.prepare() {
+            work.run(disk)?;
+            self.prepared();
+        }
+        Ok(())
     }
 
     /// Units that are not durable yet.

@@ -42,6 +42,8 @@ pub struct Recovered {
     pub index: Index,
     /// Segments in use, ascending.
     pub segments: Vec<u64>,
+    /// The unit that begins the last of them; 0: there is none.
+    pub first: u64,
     /// Files that hold no unit of the log: to be used again.
     pub spare: Vec<u64>,
     /// The next LSN.
@@ -96,6 +98,7 @@ pub fn recover(
     let mut recovered = Recovered {
         index: Index::new(cache_bytes_max),
         segments: Vec::new(),
+        first: 0,
         spare: Vec::new(),
         next_lsn: 1,
         end: (0, 0),
@@ -211,6 +214,7 @@ impl Run {
         };
         let (segment, end) = (last.segment, last.end);
         let next = last.units.last().map_or(0, |(unit, _)| unit.lsn + 1);
+        recovered.first = last.units.first().map_or(0, |(unit, _)| unit.lsn);
         let beyond = beyond(
             &mut Source::new(disk, key, segment, alive)?,
             end,

@@ -140,7 +140,8 @@ impl Steps {
         self.answers.send(&FromStorage::Up {
             epoch: self.answers.epoch(),
         });
-        let mut quiet_since = Instant::now();
+        // Of the log: what is only asked keeps nothing from being written down.
+        let (mut quiet_since, mut issued) = (Instant::now(), 0);
         let mut in_a_row = 0;
         let mut shown = Instant::now();
         loop {
@@ -159,8 +160,11 @@ impl Steps {
                     Err(ended) => ended,
                 };
             }
+            let last = self.log.lock().issued();
+            if last != issued {
+                (quiet_since, issued) = (Instant::now(), last);
+            }
             if !quiet {
-                quiet_since = Instant::now();
                 in_a_row += 1;
                 // What is begun is submitted when this task waits. Each pass through the executor costs several system calls,
                 // so that it only is let in between when there is no end.

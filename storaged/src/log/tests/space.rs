@@ -104,6 +104,42 @@ fn the_segment_before_is_kept_until_something_follows_the_beginning_of_the_open_
     ));
 }
 
+/// The same at a start, which makes the next segment: it must not take the file of the one before, or a crash on the way and a rotten
+/// block leave nothing.
+#[test]
+fn a_start_keeps_the_segment_before_one_that_holds_its_beginning_only() {
+    let mut world = World::new(29);
+    done(world.make_room(usize::try_from(SEGMENT).unwrap()));
+    assert_eq!(world.log.segments, [1, 2]);
+    let mut crashes = 0;
+    // What a crash leaves of a write is drawn.
+    for (calls, draw) in (0..).flat_map(|calls| (0..8).map(move |draw| (calls, draw))) {
+        let mut disk = world.disk.clone();
+        (0..draw).for_each(|_| drop(disk.random(2)));
+        disk.crash_in(calls);
+        let whole = open(&mut disk).is_ok();
+        disk.crash();
+        disk.heal();
+        if whole {
+            break;
+        }
+        crashes += 1;
+        disk.flip(2, 100);
+        // All that was there, or an error; not an empty log.
+        match open(&mut disk) {
+            Ok(log) => assert_eq!(log.index.checkpoint(), world.log.index.checkpoint()),
+            Err(error) => assert!(matches!(error, LogError::Damaged { .. }), "{error}"),
+        }
+    }
+    assert!(crashes > 8, "it makes a file and writes to it");
+    // Without room for another file it takes that one.
+    let mut full = world.disk.clone();
+    full.limit(Some(full.taken() + SEGMENT / 2));
+    let log = open(&mut full).unwrap();
+    assert_eq!(log.segments, [2, 4], "the third could not be made");
+    assert_eq!(log.index.checkpoint(), world.log.index.checkpoint());
+}
+
 /// The full disk of docs/formats/log.md: no write is taken that would need another segment, nothing that was acknowledged is
 /// lost, and it goes on by itself when there is room.
 #[test]

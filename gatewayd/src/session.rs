@@ -9,6 +9,10 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// The group keeps the outcomes of all numbers from the lowest open one on, in memory. One request that stays open for long must not
+/// make it keep all that came after it: beyond so many numbers they come from another session, and the old one expires.
+const SPAN_MAX: u64 = 16 << 10;
+
 /// The sessions of one gateway incarnation, one a group.
 pub struct Sessions {
     groups: Mutex<BTreeMap<GroupId, Session>>,
@@ -47,6 +51,10 @@ impl Sessions {
     pub fn unopened(&self, group: GroupId) -> Option<RandomId> {
         let mut groups = self.groups.lock();
         let session = groups.entry(group).or_insert_with(Session::new);
+        let oldest = session.outstanding.first().copied();
+        if oldest.is_some_and(|oldest| session.last - oldest >= SPAN_MAX) {
+            *session = Session::new();
+        }
         (!session.open).then_some(session.id)
     }
 
@@ -142,6 +150,27 @@ mod tests {
         let other = sessions.begin(FIRST_DATA_GROUP);
         assert_eq!((other.origin.session, other.origin.sequence), (next, 1));
         drop(request);
+        assert_eq!(sessions.begin(FIRST_DATA_GROUP).origin.low_water, 1);
+    }
+
+    #[test]
+    fn a_request_that_stays_open_does_not_make_the_group_keep_all_that_follow() {
+        let sessions = Sessions::new();
+        let first = sessions.unopened(FIRST_DATA_GROUP).unwrap();
+        sessions.opened(FIRST_DATA_GROUP, first);
+        let stays = sessions.begin(FIRST_DATA_GROUP);
+        for _ in 0..SPAN_MAX {
+            assert_eq!(sessions.unopened(FIRST_DATA_GROUP), None);
+            drop(sessions.begin(FIRST_DATA_GROUP));
+        }
+        let second = sessions.unopened(FIRST_DATA_GROUP).unwrap();
+        assert_ne!(second, first);
+        sessions.opened(FIRST_DATA_GROUP, second);
+        let next = sessions.begin(FIRST_DATA_GROUP);
+        assert_eq!((next.origin.session, next.origin.low_water), (second, 1));
+        // The old one's end is nothing to the new one.
+        assert_eq!(stays.origin.session, first);
+        drop(stays);
         assert_eq!(sessions.begin(FIRST_DATA_GROUP).origin.low_water, 1);
     }
 }

@@ -11,5 +11,6 @@ pub mod load;
 pub mod overload;
 pub mod preflight;
 pub mod rounds;
+pub mod stall;
 pub mod system;
 pub mod usage;

@@ -26,6 +26,8 @@ enum Command {
     Footprint(mareedb_bench::footprint::Args),
     /// Many times more requests than can be served: what is refused, and what becomes of the rest.
     Overload(mareedb_bench::overload::Args),
+    /// The leader's file system stands still for a while, side by side with etcd. Needs root.
+    Stall(mareedb_bench::stall::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
             Command::System(args) => mareedb_bench::system::run(args).await,
             Command::Footprint(args) => mareedb_bench::footprint::run(args).await,
             Command::Overload(args) => mareedb_bench::overload::run(args).await,
+            Command::Stall(args) => mareedb_bench::stall::run(args).await,
         }
     });
     match outcome {

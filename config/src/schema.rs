@@ -135,7 +135,7 @@ impl Default for Storage {
             cache_bytes: 32 << 20,
             history_ms: 300_000,
             quota_bytes: 0,
-            stall_limit_ms: 1000,
+            stall_limit_ms: 500,
         }
     }
 }

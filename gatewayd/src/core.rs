@@ -40,6 +40,7 @@ pub struct Core {
 }
 
 /// Where a group is led.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Leader {
     Here,
     At(String),
@@ -293,30 +294,59 @@ impl Core {
         command: Bytes,
         deadline: Instant,
     ) -> Result<Outcome, Attempt> {
-        let result = match self.leader_of(group)? {
-            Leader::Here => {
-                let began = std::time::Instant::now();
-                let result = self.calls.propose(group, command).await;
-                self.metrics.hop(Hop::Propose, began);
-                result
-            }
-            Leader::At(addr) => {
-                let within = deadline
-                    .saturating_duration_since(Instant::now())
-                    .min(FORWARD_LIMIT);
-                let call = Call::Propose { group, command };
-                let asked = self.forward(&addr, within, call);
-                match timeout_at(Instant::now() + within, asked).await {
-                    Ok(Ok(Reply::Proposed(result))) => result,
-                    Ok(Ok(_) | Err(crate::peer::Lost)) | Err(_) => return Err(Attempt::Uncertain),
+        let leader = self.leader_of(group)?;
+        let asked = async {
+            match &leader {
+                Leader::Here => {
+                    let began = std::time::Instant::now();
+                    let result = self.calls.propose(group, command).await;
+                    self.metrics.hop(Hop::Propose, began);
+                    Ok(result)
+                }
+                Leader::At(addr) => {
+                    let within = deadline
+                        .saturating_duration_since(Instant::now())
+                        .min(FORWARD_LIMIT);
+                    let call = Call::Propose { group, command };
+                    let asked = self.forward(addr, within, call);
+                    match timeout_at(Instant::now() + within, asked).await {
+                        Ok(Ok(Reply::Proposed(result))) => Ok(result),
+                        Ok(Ok(_) | Err(crate::peer::Lost)) | Err(_) => Err(Attempt::Uncertain),
+                    }
                 }
             }
         };
+        let result = self.unless_moved(group, &leader, asked).await?;
         match result {
             Ok(outcome) => decode(&outcome).map_err(|error| {
                 Attempt::Final(ApiError::new(ErrorCode::OutcomeUnknown, error.to_string()))
             }),
             Err(error) => Err(consensus_error(error)),
+        }
+    }
+
+    /// What was asked of a leader, unless another one takes its place first: the old one may wait for its disk, or for nodes that do
+    /// not listen to it any more, and the new one can be asked the same at once (ONCE-1).
+    async fn unless_moved<T>(
+        &self,
+        group: GroupId,
+        leader: &Leader,
+        asked: impl Future<Output = Result<T, Attempt>>,
+    ) -> Result<T, Attempt> {
+        let mut view = self.calls.view();
+        let moved = async {
+            while view.changed().await.is_ok() {
+                if self.leader_of(group).is_ok_and(|now| now != *leader) {
+                    return;
+                }
+            }
+            // No more views: the process ends.
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            () = moved => Err(Attempt::Uncertain),
         }
     }
 
@@ -419,17 +449,21 @@ impl Core {
         let result = if stale {
             Ok(self.calls.read(read, within).await)
         } else {
-            match self.leader_of(group)? {
-                Leader::Here => self.read_here(read, within).await,
-                Leader::At(addr) => {
-                    let within = within.min(FORWARD_LIMIT);
-                    let asked = self.forward(&addr, within, Call::Read(read));
-                    match timeout_at(Instant::now() + within, asked).await {
-                        Ok(Ok(Reply::Read(result))) => result,
-                        _ => return Err(Attempt::Uncertain),
+            let leader = self.leader_of(group)?;
+            let asked = async {
+                match &leader {
+                    Leader::Here => Ok(self.read_here(read, within).await),
+                    Leader::At(addr) => {
+                        let within = within.min(FORWARD_LIMIT);
+                        let asked = self.forward(addr, within, Call::Read(read));
+                        match timeout_at(Instant::now() + within, asked).await {
+                            Ok(Ok(Reply::Read(result))) => Ok(result),
+                            _ => Err(Attempt::Uncertain),
+                        }
                     }
                 }
-            }
+            };
+            self.unless_moved(group, &leader, asked).await?
         };
         match result {
             Ok(Ok(response)) => Ok(response),

@@ -6,6 +6,7 @@ use crate::usage::{self, Memory};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -59,6 +60,16 @@ impl Servers {
 
     /// [`Servers::start`] with more lines in the configuration of each node of Maree-DB.
     pub async fn start_with(api: Api, dir: &Path, config: &str) -> Result<Servers, String> {
+        Servers::start_on(api, dir, config, &mut |_| Ok(())).await
+    }
+
+    /// [`Servers::start_with`] on file systems of one's own: `prepare` is given each node's data directory, which is there and empty.
+    pub async fn start_on(
+        api: Api,
+        dir: &Path,
+        config: &str,
+        prepare: &mut (dyn FnMut(&Path) -> Result<(), String> + Send),
+    ) -> Result<Servers, String> {
         let told = |error: std::io::Error| error.to_string();
         let addresses = Addresses::claim(3);
         let dir = std::path::absolute(dir)
@@ -69,7 +80,7 @@ impl Servers {
         }
         std::fs::create_dir_all(&dir).map_err(told)?;
         let (kind, addrs) = if api == Api::Etcd {
-            let (nodes, addrs) = start_etcd(&addresses, &dir)?;
+            let (nodes, addrs) = start_etcd(&addresses, &dir, prepare)?;
             (Kind::Etcd(nodes), addrs)
         } else {
             let mut cluster = Cluster::prepare(&Options {
@@ -79,6 +90,9 @@ impl Servers {
                 config: config.to_owned(),
             })
             .map_err(told)?;
+            for node in &cluster.nodes {
+                make(&node.data, prepare)?;
+            }
             cluster.start_all().map_err(told)?;
             cluster.await_healthy(PATIENCE).await?;
             let addrs = cluster.nodes.iter().map(|node| match api {
@@ -145,6 +159,25 @@ impl Servers {
                     .chain(daemons)
                     .filter_map(|(name, pid)| Some((name, pid?)))
                     .collect()
+            }
+        }
+    }
+
+    /// The node that leads, if one does; etcd says it in its metrics.
+    pub async fn leader(&self) -> Option<usize> {
+        match &self.kind {
+            Kind::Maree(cluster) => cluster.leader().await,
+            Kind::Etcd(_) => {
+                for (at, addr) in self.addrs.iter().enumerate() {
+                    let said = crate::http::Client::new(*addr).get("/metrics").await;
+                    let leads = said.is_ok_and(|said| {
+                        String::from_utf8_lossy(&said.body).contains("\netcd_server_is_leader 1\n")
+                    });
+                    if leads {
+                        return Some(at);
+                    }
+                }
+                None
             }
         }
     }
@@ -264,7 +297,22 @@ impl Servers {
     }
 }
 
-fn start_etcd(addresses: &Addresses, dir: &Path) -> Result<(Vec<Etcd>, Vec<SocketAddr>), String> {
+/// Makes a data directory that only its owner may look into: etcd insists.
+fn make(
+    data: &Path,
+    prepare: &mut (dyn FnMut(&Path) -> Result<(), String> + Send),
+) -> Result<(), String> {
+    let mut builder = std::fs::DirBuilder::new();
+    let told = |error| format!("{}: {error}", data.display());
+    builder.mode(0o700).create(data).map_err(told)?;
+    prepare(data)
+}
+
+fn start_etcd(
+    addresses: &Addresses,
+    dir: &Path,
+    prepare: &mut (dyn FnMut(&Path) -> Result<(), String> + Send),
+) -> Result<(Vec<Etcd>, Vec<SocketAddr>), String> {
     let names: Vec<String> = (1..=addresses.hosts.len())
         .map(|at| format!("e{at}"))
         .collect();
@@ -278,6 +326,7 @@ fn start_etcd(addresses: &Addresses, dir: &Path) -> Result<(Vec<Etcd>, Vec<Socke
     for (name, host) in names.iter().zip(&addresses.hosts) {
         let log = std::fs::File::create(dir.join(format!("{name}.log")))
             .map_err(|error| error.to_string())?;
+        make(&dir.join(name), prepare)?;
         let mut command = Command::new("etcd");
         command
             .arg("--name")

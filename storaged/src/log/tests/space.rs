@@ -115,7 +115,9 @@ fn a_start_keeps_the_segment_before_one_that_holds_its_beginning_only() {
     // What a crash leaves of a write is drawn.
     for (calls, draw) in (0..).flat_map(|calls| (0..8).map(move |draw| (calls, draw))) {
         let mut disk = world.disk.clone();
-        (0..draw).for_each(|_| drop(disk.random(2)));
+        for _ in 0..draw {
+            disk.random(2);
+        }
         disk.crash_in(calls);
         let whole = open(&mut disk).is_ok();
         disk.crash();

@@ -8,11 +8,13 @@ use crate::http::Client;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A daemon's name as its `comm` shows it.
@@ -36,11 +38,36 @@ pub struct Options {
     pub config: String,
 }
 
+/// Where a node lives.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Where clients reach it.
+    pub host: Ipv4Addr,
+    /// Where the other nodes reach it.
+    pub advertised: Ipv4Addr,
+    /// What it listens on.
+    pub listen: Ipv4Addr,
+    /// What stands before its command, for example to enter a namespace; it must replace itself by the command.
+    pub launcher: Vec<OsString>,
+}
+
+impl Site {
+    /// An address of this machine, the same for all.
+    pub fn at(host: Ipv4Addr) -> Site {
+        Site {
+            host,
+            advertised: host,
+            listen: host,
+            launcher: Vec::new(),
+        }
+    }
+}
+
 /// A node that can be started, killed and asked.
 pub struct Node {
     /// Its name.
     pub name: String,
-    /// Its address.
+    /// Its address, as clients reach it.
     pub host: Ipv4Addr,
     /// Its configuration file.
     pub config: PathBuf,
@@ -49,6 +76,7 @@ pub struct Node {
     /// What it writes to its error output.
     pub log: PathBuf,
     server: PathBuf,
+    launcher: Vec<OsString>,
     child: Option<Child>,
 }
 
@@ -61,15 +89,12 @@ pub struct Addresses {
 
 impl Addresses {
     /// Claims `count` addresses by listening on a port of `127.a.b.254`.
+    ///
+    /// # Panics
+    /// All addresses that were tried are taken.
     pub fn claim(count: u8) -> Addresses {
-        let mut seed = std::process::id();
-        for _ in 0..10_000 {
-            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let [a, b, ..] = (seed >> 8).to_le_bytes();
-            let (a, b) = (64 + a % 128, b);
-            let Ok(claim) = TcpListener::bind((Ipv4Addr::new(127, a, b, 254), GRPC_PORT)) else {
-                continue;
-            };
+        for _ in 0..1_000 {
+            let (claim, [_, a, b, _]) = claim().expect("free addresses");
             let hosts: Vec<_> = (1..=count).map(|n| Ipv4Addr::new(127, a, b, n)).collect();
             let free = |host: &Ipv4Addr| {
                 [REST_PORT, GRPC_PORT]
@@ -83,8 +108,30 @@ impl Addresses {
                 };
             }
         }
-        panic!("no free loopback addresses among 10,000 tried");
+        panic!("no free loopback addresses among 1,000 tried");
     }
+}
+
+/// Claims a pair of numbers that no other run on this machine uses while the listener lives: the middle of `[127, a, b, 254]`.
+///
+/// # Errors
+/// None of 10,000 was free.
+pub fn claim() -> io::Result<(TcpListener, [u8; 4])> {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let mut seed = std::process::id() ^ LAST.load(Ordering::Relaxed);
+    for _ in 0..10_000 {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let [a, b, ..] = (seed >> 8).to_le_bytes();
+        let octets = [127, 64 + a % 128, b, 254];
+        if let Ok(claim) = TcpListener::bind((Ipv4Addr::from(octets), GRPC_PORT)) {
+            LAST.store(seed, Ordering::Relaxed);
+            return Ok((claim, octets));
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::AddrInUse,
+        "no free loopback address among 10,000 tried",
+    ))
 }
 
 /// Several nodes.
@@ -96,37 +143,46 @@ pub struct Cluster {
 impl Cluster {
     /// Writes the configurations of nodes `node1`, `node2`, ... Nothing is started.
     pub fn prepare(options: &Options) -> io::Result<Cluster> {
+        let sites: Vec<Site> = options.hosts.iter().copied().map(Site::at).collect();
+        Cluster::prepare_at(options, &sites)
+    }
+
+    /// The same for nodes that live elsewhere than on addresses of this machine; [`Options::hosts`] is not looked at.
+    pub fn prepare_at(options: &Options, sites: &[Site]) -> io::Result<Cluster> {
         let mut nodes = Vec::new();
-        for (at, host) in options.hosts.iter().enumerate() {
+        for (at, site) in sites.iter().enumerate() {
             let name = format!("node{}", at + 1);
             let dir = options.dir.join(&name);
             fs::create_dir_all(&dir)?;
             let data = dir.join("data");
             let config = dir.join("maree-db.toml");
-            let peers: Vec<String> = options
-                .hosts
+            let peers: Vec<String> = sites
                 .iter()
-                .filter(|other| *other != host)
+                .map(|other| other.advertised)
+                .filter(|other| *other != site.advertised)
                 .map(|other| format!("\"{other}:{GRPC_PORT}\""))
                 .collect();
             let text = format!(
-                "[server]\ndata_dir = \"{}\"\nlisten_addr = \"{host}\"\nrest_port = {REST_PORT}\n\n\
+                "[server]\ndata_dir = \"{}\"\nlisten_addr = \"{}\"\nadvertise_addr = \"{}\"\nrest_port = {REST_PORT}\n\n\
                  [cluster]\nenabled = {}\nnode_id = \"{name}\"\npeers = [{}]\nconsensus_port = {GRPC_PORT}\n\
                  replication_factor = {}\n\n{}",
                 data.display(),
-                options.hosts.len() > 1,
+                site.listen,
+                site.advertised,
+                sites.len() > 1,
                 peers.join(", "),
-                options.hosts.len().min(3),
+                sites.len().min(3),
                 options.config,
             );
             fs::write(&config, text)?;
             nodes.push(Node {
                 name,
-                host: *host,
+                host: site.host,
                 config,
                 data,
                 log: dir.join("stderr.log"),
                 server: options.server.clone(),
+                launcher: site.launcher.clone(),
                 child: None,
             });
         }
@@ -218,7 +274,15 @@ impl Node {
     /// Starts the supervisor; its error output is appended to [`Node::log`].
     pub fn start(&mut self) -> io::Result<()> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new(&self.server)
+        let mut command = match self.launcher.split_first() {
+            None => Command::new(&self.server),
+            Some((launcher, arguments)) => {
+                let mut command = Command::new(launcher);
+                command.args(arguments).arg(&self.server);
+                command
+            }
+        };
+        let child = command
             .arg("--config")
             .arg(&self.config)
             .stdin(Stdio::null())

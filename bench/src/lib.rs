@@ -8,6 +8,7 @@ pub mod failover;
 pub mod footprint;
 pub mod http;
 pub mod load;
+pub mod net;
 pub mod overload;
 pub mod preflight;
 pub mod rounds;

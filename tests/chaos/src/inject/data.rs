@@ -1,0 +1,78 @@
+//! A node that comes back without its data: it must not take part, for it has forgotten what it has promised.
+
+use super::Strike;
+use nix::sys::signal::Signal;
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// A node without its data has found that out by then.
+const REFUSED_WITHIN: Duration = Duration::from_secs(20);
+
+impl Strike<'_> {
+    pub(super) async fn remove_data(&self) -> Option<u64> {
+        let (bed, at) = (self.bed, self.at);
+        let _alone = bed.without_data.try_lock().ok()?;
+        let data = bed.node(at).data.clone();
+        let aside: PathBuf = data.with_extension("aside");
+        self.end(Signal::SIGKILL).await;
+        if fs::create_dir_all(&aside).is_err() || !move_all(&data, &aside) {
+            bed.blame("RUNNER", format!("{} cannot be emptied", data.display()));
+        }
+        bed.release(at);
+        let end = Instant::now() + REFUSED_WITHIN;
+        let mut refused = false;
+        while !refused && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let status = bed.ask(at, "/v1/node").await;
+            refused = status.is_some_and(|status| status["state"] == "refused");
+        }
+        if !refused {
+            let why = format!(
+                "node{} came back without its data and was not refused",
+                at + 1
+            );
+            bed.blame("FORM-1", why);
+        }
+        self.last().await;
+        self.end(Signal::SIGKILL).await;
+        // What it has made meanwhile goes.
+        let emptied = fs::read_dir(&data)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .all(|entry| {
+                let path = entry.path();
+                fs::remove_dir_all(&path).is_ok() || fs::remove_file(&path).is_ok()
+            });
+        if !emptied || !move_all(&aside, &data) {
+            bed.blame(
+                "RUNNER",
+                format!("{} cannot be brought back", data.display()),
+            );
+        }
+        bed.release(at);
+        self.await_serving(&[at]).await;
+        Some(Self::bit(at))
+    }
+}
+
+/// Moves what is in a directory; copies where it cannot be renamed. Names that a file system keeps for itself stay.
+fn move_all(from: &std::path::Path, to: &std::path::Path) -> bool {
+    fs::read_dir(from)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .all(|entry| {
+            let (path, target) = (entry.path(), to.join(entry.file_name()));
+            if entry.file_name() == "lost+found" || fs::rename(&path, &target).is_ok() {
+                return true;
+            }
+            let copied = if path.is_dir() {
+                crate::bed::copy_all(&path, &target).and_then(|()| fs::remove_dir_all(&path))
+            } else {
+                fs::copy(&path, &target).and_then(|_| fs::remove_file(&path))
+            };
+            copied.is_ok()
+        })
+}

@@ -1,0 +1,228 @@
+//! After the faults: whether the cluster lives again, its replicas agree, and what clients saw is what is promised.
+
+use crate::bed::{Bed, Exit};
+use mareedb_bench::load::number;
+use mareedb_history::check::{Options, all};
+use mareedb_history::{History, Report};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::time::{Duration, Instant};
+
+/// A healed cluster is healthy, serves through every node, and agrees within this. A machine under load is slow; a hang is for ever.
+pub const HEAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// Exit codes after which nobody starts a node again: somebody has to act first.
+const FINAL: [i32; 6] = [64, 71, 77, 78, 81, 82];
+/// A failed disk. So it is with this one, but a fault may have asked for it.
+const DISK_FAULT: i32 = 83;
+
+/// What a violated promise is called, with evidence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// An invariant's id of docs/invariants.md, or a checker's name.
+    pub promise: String,
+    /// What was seen.
+    pub evidence: String,
+}
+
+impl Finding {
+    fn new(promise: impl Into<String>, evidence: impl Into<String>) -> Finding {
+        Finding {
+            promise: promise.into(),
+            evidence: evidence.into(),
+        }
+    }
+}
+
+/// LIVE: waits until all is well again, and a write is acknowledged through each node. Returns the time that it took.
+///
+/// # Errors
+/// It is not, within [`HEAL_LIMIT`].
+pub async fn alive(bed: &Bed, label: &str) -> Result<Duration, Finding> {
+    let began = Instant::now();
+    let lost = |why: String| Finding::new("LIVE-1", why);
+    bed.await_healthy(HEAL_LIMIT).await.map_err(lost)?;
+    for at in 0..bed.count() {
+        let mut client = bed.node(at).client();
+        let key = format!("{label}%2Falive{at}");
+        loop {
+            let last = match client.put(&key, b"yes").await {
+                Ok(answer) if answer.status == 200 => break,
+                Ok(answer) => String::from_utf8_lossy(&answer.body).into_owned(),
+                Err(broken) => broken.to_string(),
+            };
+            if began.elapsed() > HEAL_LIMIT {
+                let why = format!(
+                    "no write through node{} of a healed cluster: {last}",
+                    at + 1
+                );
+                return Err(lost(why));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(began.elapsed())
+}
+
+/// DET-1: waits until all replicas have applied as much, and holds equal applied indexes to equal digests.
+///
+/// # Errors
+/// Two replicas differ, or they do not come to the same index within [`HEAL_LIMIT`].
+pub async fn replicas_agree(bed: &Bed) -> Result<(), Finding> {
+    let end = Instant::now() + HEAL_LIMIT;
+    let mut known: BTreeMap<(u64, u64), (String, usize)> = BTreeMap::new();
+    loop {
+        let mut indexes: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+        for at in 0..bed.count() {
+            let Some(status) = bed.ask(at, "/v1/node").await else {
+                continue;
+            };
+            for group in status["groups"].as_array().into_iter().flatten() {
+                let (Some(id), Some(index), Some(digest)) = (
+                    number(&group["id"]),
+                    number(&group["applied_index"]),
+                    group["digest"].as_str().filter(|digest| !digest.is_empty()),
+                ) else {
+                    continue;
+                };
+                indexes.entry(id).or_default().push(index);
+                let (other, of) = known
+                    .entry((id, index))
+                    .or_insert_with(|| (digest.to_owned(), at));
+                if other != digest {
+                    let why = format!(
+                        "group {id} at applied index {index}: {other} on node{}, {digest} on node{}",
+                        *of + 1,
+                        at + 1
+                    );
+                    return Err(Finding::new("DET-1", why));
+                }
+            }
+        }
+        let together = |indexes: &Vec<u64>| {
+            indexes.len() == bed.count() && indexes.iter().all(|index| *index == indexes[0])
+        };
+        if indexes.len() >= 2 && indexes.values().all(together) {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            let why = format!("applied indexes never agree: {indexes:?}");
+            return Err(Finding::new("LIVE-1", why));
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+}
+
+/// RAFT-1, over all elections that any node remembers.
+pub async fn one_leader_a_term(bed: &Bed) -> Vec<Finding> {
+    let mut leaders: BTreeMap<(u64, u64), String> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for at in 0..bed.count() {
+        let Some(told) = bed.ask(at, "/v1/cluster/elections").await else {
+            continue;
+        };
+        for item in told["items"].as_array().into_iter().flatten() {
+            let (Some(group), Some(term), Some(leader)) = (
+                number(&item["group"]),
+                number(&item["term"]),
+                item["leader"].as_str(),
+            ) else {
+                continue;
+            };
+            let known = leaders
+                .entry((group, term))
+                .or_insert_with(|| leader.to_owned());
+            if known != leader {
+                findings.push(Finding::new(
+                    "RAFT-1",
+                    format!("group {group}, term {term}: {known} and {leader} led"),
+                ));
+            }
+        }
+    }
+    findings
+}
+
+/// Ends of nodes that no fault explains.
+pub fn exits(exits: &[Exit]) -> Vec<Finding> {
+    exits
+        .iter()
+        .filter(|exit| match exit.code {
+            Some(code) if FINAL.contains(&code) => true,
+            // A port or the directory is still held by what was killed a moment ago: systemd tries again. So it does after a crash loop,
+            // which faults that meet can make.
+            Some(69 | 75 | 80) => false,
+            Some(DISK_FAULT) => !exit.expected,
+            _ => !exit.expected,
+        })
+        .map(|exit| {
+            let how = match exit.code {
+                Some(code) => format!("exit code {code}"),
+                None => "a signal".to_owned(),
+            };
+            Finding::new("EXIT", format!("node{} ended by {how}", exit.node + 1))
+        })
+        .collect()
+}
+
+/// Where the look at each log has ended.
+#[derive(Debug, Default)]
+pub struct LogMarks(BTreeMap<String, u64>);
+
+impl LogMarks {
+    /// Broken invariants in what nodes have written to their logs since the last look.
+    pub fn broken_invariants(&mut self, bed: &Bed) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (name, path) in bed.logs() {
+            let mark = self.0.entry(name.clone()).or_insert(0);
+            let mut text = Vec::new();
+            let read = File::open(&path).and_then(|mut file| {
+                file.seek(SeekFrom::Start(*mark))?;
+                file.read_to_end(&mut text)
+            });
+            if read.is_err() {
+                continue;
+            }
+            *mark += text.len() as u64;
+            for line in String::from_utf8_lossy(&text).lines() {
+                if line.contains("panicked at") {
+                    findings.push(Finding::new("PANIC", format!("{name}: {line}")));
+                }
+            }
+        }
+        findings
+    }
+
+    /// Logs that have grown beyond `bytes` are emptied: what a passed round has written is of no interest.
+    pub fn empty_large(&mut self, bed: &Bed, bytes: u64) {
+        for (name, path) in bed.logs() {
+            let file = File::options().write(true).open(path);
+            // Nodes append, so what comes next stands at the beginning.
+            if let Ok(file) = file
+                && file.metadata().is_ok_and(|data| data.len() > bytes)
+                && file.set_len(0).is_ok()
+            {
+                self.0.insert(name, 0);
+            }
+        }
+    }
+}
+
+/// Holds a history to what is promised.
+pub fn history(history: &History) -> Vec<Report> {
+    all(history, &Options::default())
+}
+
+/// The violations of reports.
+pub fn violations(reports: &[Report]) -> Vec<Finding> {
+    reports
+        .iter()
+        .flat_map(|report| {
+            report.violations.iter().map(|violation| {
+                let evidence = serde_json::to_string(violation).unwrap_or_else(|e| e.to_string());
+                Finding::new(report.checker, evidence)
+            })
+        })
+        .collect()
+}

@@ -384,6 +384,13 @@ impl Index {
                 .groups
                 .entry(mark.group)
                 .or_insert_with(|| Group::new(mark.replica, mark.range.clone()));
+            // A segment before this one may be gone at the next start, and with it what it said.
+            if state.replica != mark.replica || state.range != mark.range {
+                return Err(format!(
+                    "RAFT-5: {}: a checkpoint of replica {} and {:?} after replica {} and {:?}",
+                    mark.group, mark.replica, mark.range, state.replica, state.range
+                ));
+            }
             state.vote = mark.vote;
             state.committed = mark.committed;
             state.purged = mark.purged;

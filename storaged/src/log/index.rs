@@ -195,11 +195,11 @@ impl Index {
                 let state = self
                     .groups
                     .entry(group)
-                    .or_insert_with(|| Group::new(replica, range));
-                if state.replica != replica {
+                    .or_insert_with(|| Group::new(replica, range.clone()));
+                if state.replica != replica || state.range != range {
                     return Err(format!(
-                        "RAFT-5: {group} is replica {}, not {replica}",
-                        state.replica
+                        "RAFT-5: {group} is replica {} of {:?}, not {replica} of {range:?}",
+                        state.replica, state.range
                     ));
                 }
             }
@@ -370,7 +370,18 @@ impl Index {
         }
     }
 
+    /// A checkpoint is all small state: the segments before it may be gone at the next start, and with them what they said beyond it.
     fn restore(&mut self, checkpoint: Checkpoint) -> Result<(), String> {
+        let lists = |group: &GroupId| checkpoint.groups.iter().any(|mark| mark.group == *group);
+        if let Some(group) = self.groups.keys().find(|group| !lists(group)) {
+            return Err(format!("a checkpoint without {group}, which was there"));
+        }
+        let lists = |name: &String| checkpoint.records.iter().any(|record| record.name == *name);
+        if let Some(name) = self.records.keys().find(|name| !lists(name)) {
+            return Err(format!(
+                "a checkpoint without record '{name}', which was there"
+            ));
+        }
         for mark in checkpoint.groups {
             let (from, to) = (after(mark.purged)?, after(mark.last)?);
             // Entries at and below the mark would come again.
@@ -384,7 +395,6 @@ impl Index {
                 .groups
                 .entry(mark.group)
                 .or_insert_with(|| Group::new(mark.replica, mark.range.clone()));
-            // A segment before this one may be gone at the next start, and with it what it said.
             if state.replica != mark.replica || state.range != mark.range {
                 return Err(format!(
                     "RAFT-5: {}: a checkpoint of replica {} and {:?} after replica {} and {:?}",

@@ -76,8 +76,8 @@ pub struct Bed {
     pub dir: PathBuf,
     /// Whether the executable can be asked for faults.
     pub seam: bool,
-    /// Held by who takes a node's data away: one node at a time.
-    pub(crate) without_data: tokio::sync::Mutex<()>,
+    /// Held by faults that end with an operator at work on a node's data: one at a time.
+    pub(crate) operator: tokio::sync::Mutex<()>,
     cells: Vec<Cell>,
     leader: AtomicUsize,
     exits: Mutex<Vec<Exit>>,
@@ -156,7 +156,7 @@ impl Bed {
             network,
             dir: setup.dir.clone(),
             seam: setup.server.ends_with(WITH_FAULTS),
-            without_data: tokio::sync::Mutex::default(),
+            operator: tokio::sync::Mutex::default(),
             cells,
             leader: AtomicUsize::new(0),
             exits: Mutex::default(),
@@ -332,6 +332,13 @@ impl Bed {
                 (node.name.clone(), node.log.clone())
             })
             .collect()
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        // A process that waits for a frozen file system could not even be killed.
+        self.heal();
     }
 }
 

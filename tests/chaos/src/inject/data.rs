@@ -3,8 +3,9 @@
 use super::Strike;
 use nix::sys::signal::Signal;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tokio::task::block_in_place;
 
 /// A node without its data has found that out by then.
 const REFUSED_WITHIN: Duration = Duration::from_secs(20);
@@ -12,11 +13,12 @@ const REFUSED_WITHIN: Duration = Duration::from_secs(20);
 impl Strike<'_> {
     pub(super) async fn remove_data(&self) -> Option<u64> {
         let (bed, at) = (self.bed, self.at);
-        let _alone = bed.without_data.try_lock().ok()?;
+        let _alone = bed.operator.try_lock().ok()?;
         let data = bed.node(at).data.clone();
         let aside: PathBuf = data.with_extension("aside");
         self.end(Signal::SIGKILL).await;
-        if fs::create_dir_all(&aside).is_err() || !move_all(&data, &aside) {
+        // Another fault may have the file system stand still.
+        if !block_in_place(|| fs::create_dir_all(&aside).is_ok() && move_all(&data, &aside)) {
             bed.blame("RUNNER", format!("{} cannot be emptied", data.display()));
         }
         bed.release(at);
@@ -37,15 +39,7 @@ impl Strike<'_> {
         self.last().await;
         self.end(Signal::SIGKILL).await;
         // What it has made meanwhile goes.
-        let emptied = fs::read_dir(&data)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .all(|entry| {
-                let path = entry.path();
-                fs::remove_dir_all(&path).is_ok() || fs::remove_file(&path).is_ok()
-            });
-        if !emptied || !move_all(&aside, &data) {
+        if !block_in_place(|| empty(&data) && move_all(&aside, &data)) {
             bed.blame(
                 "RUNNER",
                 format!("{} cannot be brought back", data.display()),
@@ -57,8 +51,19 @@ impl Strike<'_> {
     }
 }
 
+fn empty(dir: &Path) -> bool {
+    fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .all(|entry| {
+            let path = entry.path();
+            fs::remove_dir_all(&path).is_ok() || fs::remove_file(&path).is_ok()
+        })
+}
+
 /// Moves what is in a directory; copies where it cannot be renamed. Names that a file system keeps for itself stay.
-fn move_all(from: &std::path::Path, to: &std::path::Path) -> bool {
+fn move_all(from: &Path, to: &Path) -> bool {
     fs::read_dir(from)
         .into_iter()
         .flatten()

@@ -5,21 +5,22 @@ use super::Strike;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tokio::task::block_in_place;
 
 /// A write that is to be spoilt comes before that, under load.
 const SPOILT_WITHIN: Duration = Duration::from_secs(2);
 /// A node that has to end does so before that.
 const ENDED_WITHIN: Duration = Duration::from_secs(6);
 
-/// Replaces a file whole: it is read at any moment.
+/// Replaces a file whole: it is read at any moment. Another fault may have the file system stand still, and the runner must not.
 fn ask_for(data: &Path, name: &str, text: &str) -> bool {
     let new = data.join(format!("{name}.new"));
-    fs::write(&new, text).is_ok() && fs::rename(new, data.join(name)).is_ok()
+    block_in_place(|| fs::write(&new, text).is_ok() && fs::rename(new, data.join(name)).is_ok())
 }
 
 fn ask_no_more(data: &Path, name: &str) {
     // Who was asked may have lost its directory to another fault.
-    let _ = fs::remove_file(data.join(name));
+    let _ = block_in_place(|| fs::remove_file(data.join(name)));
 }
 
 impl Strike<'_> {
@@ -59,6 +60,7 @@ impl Strike<'_> {
     /// A write fails with EIO: the node must end and stay away until somebody has looked (STO-FAULT); then it is started again.
     pub(super) async fn fail_write(&self) -> Option<u64> {
         let (bed, at) = (self.bed, self.at);
+        let _alone = bed.operator.try_lock().ok()?;
         let data = bed.node(at).data.clone();
         bed.node(at).pid()?;
         bed.hold(at);

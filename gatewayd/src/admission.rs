@@ -23,8 +23,8 @@ pub enum Kind {
     Write,
     /// One key.
     Get,
-    /// As much as it asks for: how long it takes says nothing.
-    Range,
+    /// As much as it asks for, or of this node alone: how long it takes says nothing.
+    Other,
 }
 
 /// The places of a node.
@@ -82,7 +82,7 @@ impl Admission {
                 (taken < limit).then_some(taken + 1)
             });
         if taken.is_err() {
-            self.window.lock().reached = true;
+            self.refused(Instant::now());
             return None;
         }
         Some(Place {
@@ -96,9 +96,24 @@ impl Admission {
     pub fn is_full(&self) -> bool {
         let full = self.taken.load(Ordering::Relaxed) >= self.limit.load(Ordering::Relaxed);
         if full {
-            self.window.lock().reached = true;
+            self.refused(Instant::now());
         }
         full
+    }
+
+    /// What requests take while few are there is to be learnt anew: the way to a leader is another one.
+    pub fn forget(&self) {
+        self.window.lock().alone = [None; 2];
+    }
+
+    /// While nothing at all is served, which says nothing of a queue, the limit rises: those that hold all places must not keep out what
+    /// could be served.
+    fn refused(&self, now: Instant) {
+        let mut window = self.window.lock();
+        window.reached = true;
+        if now.saturating_duration_since(window.began) >= 2 * WINDOW {
+            self.close(&mut window, now);
+        }
     }
 
     /// Places at this moment.
@@ -107,11 +122,13 @@ impl Admission {
     }
 
     fn served(&self, kind: Kind, took: Duration, now: Instant) {
-        let Some(target) = self.target else { return };
+        if self.target.is_none() {
+            return;
+        }
         let at = match kind {
             Kind::Write => 0,
             Kind::Get => 1,
-            Kind::Range => return,
+            Kind::Other => return,
         };
         let mut window = self.window.lock();
         let shortest = &mut window.shortest[at];
@@ -119,6 +136,11 @@ impl Admission {
         if now.saturating_duration_since(window.began) < WINDOW {
             return;
         }
+        self.close(&mut window, now);
+    }
+
+    fn close(&self, window: &mut Window, now: Instant) {
+        let Some(target) = self.target else { return };
         let taken = self.taken.load(Ordering::Relaxed);
         let limit = self.limit.load(Ordering::Relaxed);
         let (waits, reached) = (window.judge(target, taken), window.reached);
@@ -161,7 +183,8 @@ impl Window {
             }
             waits |= shortest > target.max(*known * LONG);
         }
-        waits
+        // A few slow ones are no queue.
+        waits && !few
     }
 }
 
@@ -201,7 +224,7 @@ mod tests {
     fn no_more_places_than_there_are() {
         let admission = Admission::new(2, TARGET);
         let first = admission.take(Kind::Write).unwrap();
-        let _second = admission.take(Kind::Range).unwrap();
+        let _second = admission.take(Kind::Other).unwrap();
         assert!(admission.is_full() && admission.take(Kind::Get).is_none());
         drop(first);
         assert!(!admission.is_full() && admission.take(Kind::Get).is_some());
@@ -235,6 +258,38 @@ mod tests {
             pass(&admission, &mut at, 5, true);
         }
         assert_eq!(admission.limit(), 1000);
+    }
+
+    #[test]
+    fn a_slow_moment_of_a_quiet_node_is_no_queue() {
+        let admission = Admission::new(4096, TARGET);
+        let mut at = Instant::now();
+        pass(&admission, &mut at, 2, false);
+        for _ in 0..9 {
+            pass(&admission, &mut at, 400, false);
+        }
+        assert_eq!(admission.limit(), 4096);
+    }
+
+    #[test]
+    fn places_that_nobody_gives_back_do_not_keep_all_others_out() {
+        let admission = Admission::new(4096, TARGET);
+        let mut at = Instant::now();
+        pass(&admission, &mut at, 2, false);
+        for _ in 0..60 {
+            pass(&admission, &mut at, 300, true);
+        }
+        assert_eq!(admission.limit(), LIMIT_MIN);
+        let _held: Vec<_> = (0..LIMIT_MIN)
+            .map(|_| admission.take(Kind::Write))
+            .collect();
+        assert!(admission.take(Kind::Other).is_none());
+        // The first of these windows still has seen something.
+        for _ in 0..2 {
+            at += 2 * WINDOW;
+            admission.refused(at);
+        }
+        assert!(admission.take(Kind::Other).is_some());
     }
 
     #[test]
@@ -283,14 +338,14 @@ mod tests {
     }
 
     #[test]
-    fn slow_writes_show_beside_quick_reads_and_ranges_never_do() {
+    fn slow_writes_show_beside_quick_reads_and_others_never_do() {
         let admission = Admission::new(4096, TARGET);
         let mut at = Instant::now();
         pass(&admission, &mut at, 2, false);
         let _held: Vec<_> = (0..100).map(|_| admission.take(Kind::Write)).collect();
         for _ in 0..3 {
             at += WINDOW;
-            admission.served(Kind::Range, TARGET * 100, at);
+            admission.served(Kind::Other, TARGET * 100, at);
         }
         assert_eq!(admission.limit(), 4096);
         admission.served(Kind::Get, TARGET / 10, at);

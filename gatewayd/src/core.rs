@@ -106,6 +106,15 @@ impl Core {
         self.calls.view().borrow().clone()
     }
 
+    /// A number that another one replaces when a group is led by another node.
+    pub fn leaders(&self) -> u64 {
+        let view = self.view();
+        let groups = view.iter().flat_map(|view| &view.groups);
+        groups
+            .filter_map(|group| group.leader)
+            .fold(0, |sum, leader| sum.rotate_left(7) ^ leader.0)
+    }
+
     fn group_of(&self, key: &[u8]) -> Result<(GroupId, u64), Attempt> {
         let view = self.view();
         let group = view

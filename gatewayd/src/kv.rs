@@ -165,12 +165,12 @@ impl Core {
     pub async fn get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, ApiError> {
         self.check_key(&request.key)?;
         let deadline = self.deadline(request.timeout_ms)?;
-        let place = self.admit(Kind::Get)?;
+        let stale = is_stale(request.consistency)?;
+        let place = self.admit(if stale { Kind::Other } else { Kind::Get })?;
         let query = Query::Get {
             key: request.key.clone(),
             revision: past(request.revision),
         };
-        let stale = is_stale(request.consistency)?;
         let response = self.read(&request.key, query, stale, deadline).await?;
         place.served();
         Ok(v1::GetResponse {
@@ -186,7 +186,7 @@ impl Core {
         let (start, end) = bounds(&request.start, &request.end, request.prefix.as_ref())?;
         self.check_bound(&start)?;
         let deadline = self.deadline(request.timeout_ms)?;
-        let _place = self.admit(Kind::Range)?;
+        let _place = self.admit(Kind::Other)?;
         let max_bytes = self.config.limits.page_bytes_max;
         let query = Query::Range {
             start: start.clone(),

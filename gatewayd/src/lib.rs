@@ -195,7 +195,12 @@ async fn turns(
     let mut terminate =
         signal(SignalKind::terminate()).map_err(|error| failed(ExitCode::Failed, &error))?;
     pump.hello();
+    let mut leaders = 0;
     loop {
+        let now = core.leaders();
+        if std::mem::replace(&mut leaders, now) != now {
+            core.admission.forget();
+        }
         board.beat();
         board.set(Gauge::Requests, core.metrics.total());
         board.set(Gauge::PeersUp, core.peers().connected() as u64);

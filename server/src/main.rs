@@ -24,6 +24,13 @@ pub static ALLOCATOR_CONFIG: &[u8] =
 
 /// The program.
 pub fn main() -> std::process::ExitCode {
+    // Built by a feature, which every executable of the package gets.
+    if cfg!(feature = "faults") && !env!("CARGO_BIN_NAME").ends_with("-faults") {
+        eprintln!(
+            "error: this executable was built with faults for tests; build it without --features faults"
+        );
+        return mareedb_ipc::ExitCode::Usage.into();
+    }
     if Inheritance::present() {
         daemon::run().into()
     } else {

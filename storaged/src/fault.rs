@@ -10,6 +10,7 @@ use mareedb_ipc::ExitCode;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 const MARK: &str = "DISK_FAULT";
 /// As much of a mark is shown.
@@ -25,6 +26,10 @@ pub fn is_fault(error: &io::Error) -> bool {
                 | libc::ENXIO
                 | libc::ENODEV
                 | libc::ENOMEDIUM
+                | libc::ENODATA
+                | libc::ENOLINK
+                | libc::EBADE
+                | libc::ESTALE
                 | libc::EREMOTEIO
                 | libc::EUCLEAN
                 | libc::EBADMSG
@@ -32,6 +37,29 @@ pub fn is_fault(error: &io::Error) -> bool {
                 | libc::ETIMEDOUT
         )
     )
+}
+
+/// Whether there is no room for what was asked.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// The first fault that anything in this process has met, whoever was told of it.
+static SEEN: OnceLock<String> = OnceLock::new();
+
+/// Remembers an error if it is a fault: it ends the process, also where it is only answered to somebody.
+pub fn note(error: &io::Error) {
+    if is_fault(error) {
+        SEEN.get_or_init(|| error.to_string());
+    }
+}
+
+/// The first fault that was met.
+pub fn seen() -> Option<&'static str> {
+    SEEN.get().map(String::as_str)
 }
 
 /// What a process that cannot go on for this error ends with.
@@ -51,8 +79,8 @@ pub fn check(data_dir: &Path) -> Result<(), Ended> {
     let mark = mark(data_dir);
     let told = match fs::read(&mark) {
         Ok(told) => told,
-        Err(error) if is_fault(&error) => error.to_string().into_bytes(),
-        Err(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => error.to_string().into_bytes(),
     };
     forget_pages(data_dir);
     let told = String::from_utf8_lossy(&told[..told.len().min(TOLD_BYTES_MAX)]).into_owned();
@@ -141,9 +169,20 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_that_is_no_text_is_one() {
+    fn a_mark_that_is_no_text_or_no_file_is_one() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(MARK), vec![0xff; 10_000]).unwrap();
+        let mark = dir.path().join(MARK);
+        fs::write(&mark, vec![0xff; 10_000]).unwrap();
         assert!(check(dir.path()).is_err());
+        fs::remove_file(&mark).unwrap();
+        fs::create_dir(mark).unwrap();
+        assert!(check(dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_fault_is_remembered_whoever_is_told_of_it() {
+        use crate::state::StoreError;
+        let _ = StoreError::from(io::Error::from_raw_os_error(libc::EIO));
+        assert!(seen().is_some_and(|why| why.contains("error 5")));
     }
 }

@@ -47,8 +47,21 @@ pub fn run(inheritance: Inheritance) -> ExitCode {
         }
         Ended::Ring(error) => last_words(&board, ExitCode::Internal, &error.to_string()),
         Ended::Failed(exit, why) => {
+            // What follows a fault is its consequence, whatever it looks like.
+            let (exit, why) = match fault::seen() {
+                Some(seen) if exit != ExitCode::DiskFault => {
+                    (ExitCode::DiskFault, format!("{seen}; then {why}"))
+                }
+                _ => (exit, why),
+            };
             if let (ExitCode::DiskFault, Some(data_dir)) = (exit, data_dir) {
+                // consensusd hands leadership over at once; and the disk may keep the mark waiting for longer than a daemon may
+                // be silent while it serves.
+                board.set(Gauge::DiskStalled, 1);
+                board.set(Gauge::Ready, 0);
+                last_words(&board, exit, &why);
                 fault::remember(&data_dir, &why);
+                return exit;
             }
             last_words(&board, exit, &why)
         }
@@ -260,6 +273,9 @@ impl Running {
                 || self.shards.iter().any(|(shard, _)| shard.is_finished())
             {
                 return self.ended();
+            }
+            if let Some(why) = fault::seen() {
+                return Ended::Failed(ExitCode::DiskFault, why.to_owned());
             }
             self.await_signal();
         }

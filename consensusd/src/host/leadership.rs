@@ -1,6 +1,6 @@
 //! Who leads: handing over, following the meta group, minding the disk.
 
-use super::{FOLLOW_MS, HAND_OVER_MS, Host};
+use super::{CALM_MS, FOLLOW_MS, HAND_OVER_MS, Host, STORAGE_AWAY_MS};
 use crate::formation::Formation;
 use crate::view::metrics;
 use mareedb_ipc::Gauge;
@@ -33,7 +33,7 @@ impl Host {
     /// This node leads nothing, or nobody can take over.
     pub fn hand_over(&mut self, to: Option<NodeId>) -> Result<String, ConsensusError> {
         let now = self.now();
-        let mut names = BTreeSet::new();
+        let (mut names, mut nobody) = (BTreeSet::new(), false);
         for (replica, _) in self.replicas.values() {
             let metrics = metrics(replica);
             if metrics.state != ServerState::Leader {
@@ -54,9 +54,8 @@ impl Host {
                 })
                 .max();
             let Some((_, target, name)) = target else {
-                return Err(ConsensusError::Refused(
-                    "no other voter is online to take over leadership".into(),
-                ));
+                nobody = true;
+                continue;
             };
             names.insert(name);
             let raft = replica.raft().clone();
@@ -65,6 +64,11 @@ impl Host {
                     tracing::warn!(%error, "leadership transfer");
                 }
             });
+        }
+        if nobody && names.is_empty() {
+            return Err(ConsensusError::Refused(
+                "no other voter is online, with a disk that writes, to take over leadership".into(),
+            ));
         }
         if names.is_empty() {
             return Err(ConsensusError::NotLeader { leader: None });
@@ -129,12 +133,25 @@ impl Host {
     /// A leader whose disk stalls hands over, and stands for no election before a write has completed again. Nobody may be there to
     /// take over, or the message may be lost, so that it is tried again while the stall lasts.
     pub(super) fn mind_the_disk(&mut self, now: u64) {
-        let stalled = self.storage_board.get(Gauge::DiskStalled) == 1;
+        if self.storage_board.get(Gauge::Ready) == 1 {
+            self.storage_seen = Some(now);
+        }
+        // A storaged that starts over a disk that stands still cannot say so; and no leader can do without one for long.
+        let away = self
+            .storage_seen
+            .is_some_and(|at| now.saturating_sub(at) > STORAGE_AWAY_MS);
+        if (away && self.leads()) || self.storage_board.get(Gauge::DiskStalled) == 1 {
+            self.stalled_at = Some(now);
+        }
+        // One write that completes is no disk that works: leadership would go back and forth.
+        let stalled = self
+            .stalled_at
+            .is_some_and(|at| now.saturating_sub(at) < CALM_MS);
         if stalled != self.stalled {
             self.stalled = stalled;
             self.let_elect();
             // The others are told at once.
-            (self.next.ping, self.next.hand_over) = (0, 0);
+            self.next.ping = 0;
             if stalled {
                 tracing::warn!(
                     "the disk stalls: leadership is handed over until a write completes"

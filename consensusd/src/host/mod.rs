@@ -39,6 +39,10 @@ const PING_MS: u64 = 300;
 const FORMATION_MS: u64 = 100;
 /// A data group's leader follows the meta group's once both were stable for so long.
 const FOLLOW_MS: u64 = 5_000;
+/// A stall is over when the disk has not stalled for so long.
+const CALM_MS: u64 = 1_000;
+/// A leader whose storaged does not serve for so long, which a restart does not take, is treated as one whose disk stalls.
+const STORAGE_AWAY_MS: u64 = 1_500;
 /// While the disk stalls leadership is handed over again so often.
 const HAND_OVER_MS: u64 = 500;
 /// Groups may end so often before the process does.
@@ -108,6 +112,10 @@ pub struct Host {
     stable: Vec<(GroupId, Option<NodeId>, u64)>,
     draining: bool,
     stalled: bool,
+    /// When the disk was last seen to stall.
+    stalled_at: Option<u64>,
+    /// When storaged last served.
+    storage_seen: Option<u64>,
     /// Groups that have ended and wait for what storaged holds of them, with the number of the Hello that asked for it: an
     /// answer to an earlier one is from before they ended.
     ended: BTreeMap<GroupId, u64>,
@@ -192,6 +200,8 @@ impl Host {
             stable: Vec::new(),
             draining: false,
             stalled: false,
+            stalled_at: None,
+            storage_seen: None,
             ended: BTreeMap::new(),
             hello: 0,
             unsound: BTreeSet::new(),

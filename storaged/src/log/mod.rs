@@ -208,7 +208,7 @@ impl Log {
         alive();
         // LOG-4: in a new segment, so that nothing which lands late in an old one can ever follow it.
         if let Err(error) = log.make_next(disk) {
-            if error.kind() != std::io::ErrorKind::StorageFull {
+            if !crate::fault::is_full(&error) {
                 return Err(error.into());
             }
             // Rather a beginning that stands alone for a moment than no log (LOG-7).

@@ -6,7 +6,6 @@ use crate::fault;
 use crate::io::StdDisk;
 use crate::log::FileWork;
 use crossbeam::channel::Receiver;
-use std::io::ErrorKind;
 use std::time::Duration;
 
 /// A full disk is tried again so often.
@@ -27,7 +26,7 @@ pub(super) fn serve(shared: &Shared, works: &Receiver<FileWork>) -> Result<(), E
                 shared.bell.ring();
             }
             Ok(()) => {}
-            Err(error) if prepares && is_full(&error) => {
+            Err(error) if prepares && fault::is_full(&error) => {
                 // Nothing is lost: what waits for the segment is not acknowledged, and the board shows a stalled disk. The
                 // log plans anew, with a file that nobody needs any more if there is one by then.
                 if !std::mem::replace(&mut full, true) {
@@ -47,11 +46,4 @@ pub(super) fn serve(shared: &Shared, works: &Receiver<FileWork>) -> Result<(), E
         }
     }
     Ok(())
-}
-
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
-    )
 }

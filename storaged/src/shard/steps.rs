@@ -5,6 +5,7 @@ use super::end::{Ended, Ends};
 use super::requests::hand;
 use super::threads::{Installed, Keep, Read, Reports, Threads};
 use super::writer::{Writer, Written};
+use crate::fault;
 use crate::io::StdDisk;
 use crate::log::index::weight;
 use crate::log::unit::{Change, Record};
@@ -229,9 +230,8 @@ impl Steps {
     fn end_writes(&mut self) -> Result<(), Ended> {
         while let Some(Written { lsn, took, result }) = self.writer.ended() {
             if let Err(why) = result {
-                // The file has its blocks: there is no reason but the disk.
                 return Err(Ended::Failed(
-                    ExitCode::DiskFault,
+                    fault::exit_of(&why),
                     format!("write of unit {lsn} of the log: {why}"),
                 ));
             }
@@ -476,7 +476,10 @@ impl Steps {
         self.writer
             .open(&self.disk, segment)
             .await
-            .map_err(|why| Ended::Failed(ExitCode::Io, why))?;
+            .map_err(|error| {
+                let why = format!("{}: {error}", self.disk.path(segment).display());
+                Ended::Failed(fault::exit_of(&error), why)
+            })?;
         self.writer.begin(write);
         Ok(())
     }

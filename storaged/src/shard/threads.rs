@@ -13,7 +13,6 @@ use mareedb_ipc::wire::storage::{LogEntry, SnapshotMeta, StorageAnswer, StorageR
 use mareedb_ipc::wire::{GroupId, LogPosition};
 use mareedb_ipc::{Bell, BoardWriter, Gauge};
 use parking_lot::Mutex;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -407,8 +406,5 @@ fn merge(shared: &Shared, ends: &Receiver<Never>) -> Result<(), Ended> {
 }
 
 fn is_full(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Io(io) if matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-    )
+    matches!(error, StoreError::Io(error) if crate::fault::is_full(error))
 }

@@ -6,6 +6,7 @@ use futures::channel::mpsc::UnboundedSender;
 use glommio::io::{DmaFile, OpenOptions};
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ pub struct Written {
     /// How long it took.
     pub took: Duration,
     /// How it ended.
-    pub result: Result<(), String>,
+    pub result: io::Result<()>,
 }
 
 /// Writes units, and wakes the executor's main task when they are durable.
@@ -71,24 +72,21 @@ impl Writer {
     ///
     /// # Errors
     /// The disk.
-    pub async fn open(&mut self, disk: &StdDisk, segment: u64) -> Result<(), String> {
+    pub async fn open(&mut self, disk: &StdDisk, segment: u64) -> io::Result<()> {
         if self.file.as_ref().is_some_and(|(open, _)| *open == segment) {
             return Ok(());
         }
         let path = disk.path(segment);
-        let told = |what: &str, error: &dyn std::fmt::Display| {
-            format!("{}: {what}: {error}", path.display())
-        };
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_DSYNC)
             .dma_open(&path)
             .await
-            .map_err(|error| told("open", &error))?;
+            .map_err(io::Error::from)?;
         // SAFETY: only asks the kernel to lock the description behind a descriptor that `file` owns.
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
-            return Err(told("lock", &std::io::Error::last_os_error()));
+            return Err(io::Error::last_os_error());
         }
         self.file = Some((segment, Rc::new(file)));
         #[cfg(feature = "faults")]
@@ -131,13 +129,14 @@ impl Writer {
     }
 }
 
-async fn put(file: &DmaFile, bytes: &[u8], offset: u64) -> Result<(), String> {
+/// A write that ends short is the disk's fault: the file has its blocks.
+async fn put(file: &DmaFile, bytes: &[u8], offset: u64) -> io::Result<()> {
     let mut buffer = file.alloc_dma_buffer(bytes.len());
     buffer.as_bytes_mut()[..bytes.len()].copy_from_slice(bytes);
     match file.write_at(buffer, offset).await {
         Ok(written) if written >= bytes.len() => Ok(()),
-        Ok(written) => Err(format!("{written} of {} bytes were written", bytes.len())),
-        Err(error) => Err(error.to_string()),
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EIO)),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -146,7 +145,7 @@ async fn with_faults(
     file: &DmaFile,
     write: &Write,
     faults: crate::io::faults::Faults,
-) -> Result<(), String> {
+) -> io::Result<()> {
     use crate::io::faults::{die, eio};
     if faults.delay > Duration::ZERO {
         glommio::timer::sleep(faults.delay).await;
@@ -166,7 +165,7 @@ async fn with_faults(
         die();
     }
     if faults.fail_write {
-        return Err(eio().to_string());
+        return Err(eio());
     }
     put(file, bytes, offset).await
 }

@@ -61,7 +61,7 @@ pub(super) fn told(error: lsm_tree::Error, of: &Path) -> StoreError {
                     | ErrorKind::InvalidData
             ) =>
         {
-            StoreError::Io(error)
+            StoreError::from(error)
         }
         damage => damaged(of, &damage.to_string()),
     }

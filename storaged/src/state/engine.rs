@@ -168,8 +168,10 @@ impl Engine for Lsm {
 
     fn renew_list(&self, watermark: u64) -> Result<(), StoreError> {
         // Nothing is moved from an empty level to itself, and a list is made of it. Without an empty level the next flush does it.
+        // Not level 0: flushes may fill it before it is moved, and their tables overlap, which those of one move must not. Below it
+        // only merges put tables, and this is their thread.
         let version = self.tree.current_version();
-        let mut levels = (0u8..).zip(version.iter_levels());
+        let mut levels = (0u8..).zip(version.iter_levels()).skip(1);
         let Some((empty, _)) = levels.find(|(_, level)| level.is_empty()) else {
             return Ok(());
         };

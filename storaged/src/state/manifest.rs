@@ -107,7 +107,10 @@ impl Manifest {
         // The new one is read from here on, and may not be after a crash.
         File::open(dir)
             .and_then(|dir| dir.sync_all())
-            .map_err(|error| StoreError::Unsettled(format!("{}: {error}", dir.display())))
+            .map_err(|error| {
+                crate::fault::note(&error);
+                StoreError::Unsettled(format!("{}: {error}", dir.display()))
+            })
     }
 }
 

@@ -45,7 +45,7 @@ use tree::Tree;
 pub enum StoreError {
     /// The disk failed.
     #[error("disk: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
     /// Files hold what was never written.
     #[error("damaged: {0}")]
     Damaged(String),
@@ -103,6 +103,13 @@ struct Shared {
 
 /// Told after each batch: the group and its applied index.
 pub type Listener = Arc<dyn Fn(GroupId, u64) + Send + Sync>;
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> StoreError {
+        crate::fault::note(&error);
+        StoreError::Io(error)
+    }
+}
 
 impl Shared {
     /// Replaces the manifest durably.

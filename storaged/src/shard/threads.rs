@@ -342,21 +342,32 @@ fn keep(shared: &Shared, works: &Receiver<Keep>) -> Result<(), Ended> {
     };
     let mut flushed = Instant::now();
     let mut full = false;
+    let mut waiting: Vec<Asked> = Vec::new();
     loop {
         match works.recv_timeout(LOOK) {
-            Ok(Keep::Asked(Asked { request, body })) => {
-                let StorageRequest::BuildSnapshot { group } = body else {
-                    return Err(Ended::broken("a request that flushes nothing"));
-                };
-                let done = store.flush(group).map(StorageAnswer::Snapshot);
-                shared.answer(request, done);
-            }
+            Ok(Keep::Asked(asked)) => waiting.push(asked),
             Ok(Keep::Finish) => {
                 flush_all()?;
                 shared.tell(|reports| reports.finished = true);
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        for asked in std::mem::take(&mut waiting) {
+            let StorageRequest::BuildSnapshot { group } = asked.body else {
+                return Err(Ended::broken("a request that flushes nothing"));
+            };
+            match store.flush(group) {
+                // An error would end the group, again and again; so the answer waits for room. Until then the log is kept.
+                Err(error) if is_full(&error) => {
+                    if !full {
+                        tracing::error!("a snapshot of {group}: {error}; tried again");
+                    }
+                    full = true;
+                    waiting.push(asked);
+                }
+                done => shared.answer(asked.request, done.map(StorageAnswer::Snapshot)),
+            }
         }
         let unflushed = store.unflushed_bytes();
         let due = flushed.elapsed() > FLUSH && unflushed > shared.unflushed_bytes_max / 8;

@@ -30,7 +30,7 @@ const LISTS: u64 = 6;
 pub enum Plant {
     /// None.
     Nothing,
-    /// One acknowledged put is missing in every later answer.
+    /// An acknowledged put is missing in later answers, each second another one: one alone might be explained by a delete under way.
     LostWrite,
 }
 
@@ -53,6 +53,7 @@ pub struct Stage {
 struct Lost {
     key: String,
     value: String,
+    at: Instant,
     /// Somebody was told that it is not there.
     told: bool,
 }
@@ -105,11 +106,12 @@ impl Stage {
     /// After a client has put `value`: whether the planted loss is this one.
     fn plant(&self, key: &str, value: &str) -> bool {
         let mut lost = guard(&self.lost);
-        let due = self.plant == Plant::LostWrite && self.began.elapsed() > Duration::from_secs(1);
-        if due && lost.is_none() {
+        let since = lost.as_ref().map_or(self.began, |lost| lost.at);
+        if self.plant == Plant::LostWrite && since.elapsed() > Duration::from_secs(1) {
             *lost = Some(Lost {
                 key: key.to_owned(),
                 value: value.to_owned(),
+                at: Instant::now(),
                 told: false,
             });
             return true;

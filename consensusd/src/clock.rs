@@ -1,8 +1,8 @@
 //! Time as consensusd sees it, behind a trait: the simulation brings its own.
 
 use mareedb_ipc::wire::Revision;
+use mareedb_ipc::world::wall_ms;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Source of proposed revisions.
 pub trait Clock: Send + Sync {
@@ -30,9 +30,7 @@ impl HybridClock {
     }
 
     fn now_ms(&self) -> u64 {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0));
+        let now = wall_ms();
         #[cfg(feature = "faults")]
         if let Some(file) = &self.off_by
             && let Ok(text) = std::fs::read_to_string(file)

@@ -12,7 +12,7 @@ use mareedb_ipc::wire::peer::PeerOut;
 use mareedb_ipc::wire::{RandomId, encode};
 use mareedb_ipc::{Outbox, Refusal};
 use parking_lot::Mutex;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -46,12 +46,12 @@ pub struct Exchange {
 
 struct Inner {
     next: u64,
-    calls: HashMap<u64, Call>,
+    calls: BTreeMap<u64, Call>,
     /// Addresses whose stream is known to be down. One that nothing is known of yet is tried: gatewayd tells when it
     /// could not be sent.
-    down: HashSet<String>,
+    down: BTreeSet<String>,
     /// The incarnation of consensusd behind an address, once known.
-    incarnations: HashMap<String, u64>,
+    incarnations: BTreeMap<String, u64>,
 }
 
 struct Call {
@@ -85,9 +85,9 @@ impl Exchange {
             inner: Mutex::new(Inner {
                 // Far from where a predecessor was, and from where numbers end.
                 next: u64::try_from(RandomId::draw().0 >> 65).expect("63 bits"),
-                calls: HashMap::new(),
-                down: HashSet::new(),
-                incarnations: HashMap::new(),
+                calls: BTreeMap::new(),
+                down: BTreeSet::new(),
+                incarnations: BTreeMap::new(),
             }),
         })
     }

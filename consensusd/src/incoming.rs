@@ -8,6 +8,7 @@ use crate::frames::Answer;
 use crate::log_link::LogLink;
 use crate::raft::log_store::request_bytes;
 use crate::raft::{C, Raft};
+use crate::rt;
 use futures::StreamExt;
 use openraft::raft::AppendEntriesRequest;
 use parking_lot::Mutex;
@@ -76,7 +77,7 @@ impl Incoming {
             })
         };
         let mut output = Box::pin(raft.stream_append(Box::pin(input)));
-        tokio::spawn(async move {
+        rt::spawn(async move {
             while let Some(result) = output.next().await {
                 unanswered.sizes.lock().pop_front();
                 unanswered.answered.notify_waiters();

@@ -13,11 +13,13 @@ pub mod log_link;
 #[cfg(test)]
 mod model;
 pub mod peers;
+mod planted;
 pub mod proposals;
 pub mod raft;
 pub mod reads;
 pub mod replica;
 pub mod rise;
+pub mod rt;
 pub mod start;
 pub mod succession;
 pub mod view;

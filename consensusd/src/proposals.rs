@@ -10,6 +10,7 @@ use crate::clock::Clock;
 use crate::log_link::LogLink;
 use crate::raft::{C, Payload, Raft, leader_node};
 use crate::rise::Rise;
+use crate::rt;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -126,7 +127,7 @@ impl Proposals {
         }
         if start {
             let me = self.clone();
-            tokio::spawn(async move { me.run().await });
+            rt::spawn(async move { me.run().await });
         }
     }
 
@@ -169,7 +170,7 @@ impl Proposals {
                 // It leads no longer, or not yet: openraft shows a restored leader before it lets it write.
                 Err(refused) => {
                     tracing::debug!(term, %refused, "a leader's first word");
-                    tokio::time::sleep(FIRST_WORD_PAUSE).await;
+                    rt::sleep(FIRST_WORD_PAUSE).await;
                 }
             }
             if self.leads() != Some(term) {
@@ -255,7 +256,7 @@ impl Proposals {
         match me.raft.client_write_many(payloads).await {
             Ok(results) => {
                 let client = me.client.clone();
-                tokio::spawn(async move {
+                rt::spawn(async move {
                     settle(&client, calls, results).await;
                     drop(permit);
                 });

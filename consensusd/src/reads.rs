@@ -1,7 +1,9 @@
 //! Read indexes: one round to the voters serves all calls that wait for it (LIN-1), and none rests on a lease (RAFT-4).
 
 use crate::client::{Call, Client};
+use crate::planted::{Fault, planted};
 use crate::raft::{Raft, leader_node};
+use crate::rt;
 use mareedb_ipc::wire::gateway::ConsensusError;
 use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver;
@@ -53,7 +55,7 @@ impl Reads {
         queue.waiting.push(call);
         if !std::mem::replace(&mut queue.running, true) {
             let me = self.clone();
-            tokio::spawn(async move { me.run().await });
+            rt::spawn(async move { me.run().await });
         }
     }
 
@@ -104,7 +106,11 @@ impl Reads {
     /// shorter.
     fn not_before(&self, index: u64) -> u64 {
         match self.0.restored {
-            Some(restored) if restored.term == term(&self.0.raft) => index.max(restored.last),
+            Some(restored)
+                if restored.term == term(&self.0.raft) && !planted(Fault::RestoredReads) =>
+            {
+                index.max(restored.last)
+            }
             _ => index,
         }
     }
@@ -115,8 +121,7 @@ fn term(raft: &Raft) -> u64 {
 }
 
 fn policy() -> ReadPolicy {
-    #[cfg(test)]
-    if crate::model::mutations().lease_reads {
+    if planted(Fault::LeaseReads) {
         return ReadPolicy::LeaseRead;
     }
     ReadPolicy::ReadIndex

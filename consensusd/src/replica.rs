@@ -12,6 +12,7 @@ use crate::raft::state_machine::{SnapshotHandle, from_wire_meta};
 use crate::raft::{C, Raft, leader_node};
 use crate::reads::{Reads, Restored};
 use crate::rise::Rise;
+use crate::rt;
 use crate::view::metrics;
 use bytes::Bytes;
 use mareedb_ipc::wire::command::{Cause, Rules};
@@ -21,7 +22,7 @@ use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::TransferLeaderRequest;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A running replica. Cloning it gives another handle.
@@ -36,7 +37,7 @@ struct Shared {
     exchange: Arc<Exchange>,
     proposals: Proposals,
     reads: Reads,
-    streams: Mutex<HashMap<ReplicaId, Incoming>>,
+    streams: Mutex<BTreeMap<ReplicaId, Incoming>>,
     rise: Arc<Rise>,
 }
 
@@ -133,7 +134,7 @@ impl Replica {
             return;
         }
         let replica = self.clone();
-        tokio::spawn(async move {
+        rt::spawn(async move {
             // Whether it was said shows in the next look.
             let _ = replica.0.proposals.lead().await;
         });
@@ -176,7 +177,7 @@ impl Replica {
             } => self.streamed(&addr, route, stream, sequence, request),
             other => {
                 let replica = self.clone();
-                tokio::spawn(async move {
+                rt::spawn(async move {
                     let answer = replica.put(other).await.unwrap_or_else(Answer::Refused);
                     replica.answer(&addr, route, call, answer);
                 });

@@ -1,5 +1,6 @@
 //! Why this node comes to lead a group: noted while it happens, told with the leader's first word.
 
+use crate::rt;
 use mareedb_ipc::wire::NodeId;
 use mareedb_ipc::wire::command::Cause;
 use parking_lot::Mutex;
@@ -26,14 +27,14 @@ impl Rise {
 
     /// This node is about to campaign, for a cause.
     pub fn campaigns(&self, cause: Cause) {
-        self.0.lock().campaign = Some((cause, Instant::now()));
+        self.0.lock().campaign = Some((cause, rt::now()));
     }
 
     /// Why this node leads now.
     pub fn cause(&self) -> Cause {
         let seen = self.0.lock();
         match seen.campaign {
-            Some((cause, at)) if at.elapsed() < EXPLAINS => cause,
+            Some((cause, at)) if rt::now().saturating_duration_since(at) < EXPLAINS => cause,
             _ => seen.leader.map_or(Cause::NoLeader, Cause::Silence),
         }
     }

@@ -4,6 +4,7 @@ use crate::exchange::Exchange;
 use crate::formation::Proposal;
 use crate::frames::Route;
 use crate::log_link::LogLink;
+use crate::planted::{Fault, planted};
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Factory;
 use crate::raft::state_machine::StateMachine;
@@ -70,8 +71,7 @@ pub struct Started {
 ///
 /// `here` and `there` are the generations of the ring as this side and storaged have it.
 pub fn is_clean(state: &ReplicaState, here: RandomId, there: RandomId, sound: bool) -> bool {
-    #[cfg(test)]
-    if crate::model::mutations().always_clean {
+    if planted(Fault::RestoreAlways) {
         return true;
     }
     sound

@@ -13,6 +13,7 @@ use crate::exchange::Way;
 use crate::frames::{Answer, Ask, Route};
 use crate::raft::C;
 use crate::replica::Replica;
+use crate::rt;
 use crate::view::metrics;
 use mareedb_ipc::wire::command::Cause;
 use mareedb_ipc::wire::{GroupId, ReplicaId};
@@ -53,16 +54,14 @@ impl Evidence {
         self.refused.lock().contains(addr)
     }
     fn campaign(&self, group: GroupId) {
-        self.campaigns
-            .lock()
-            .insert(group, Instant::now() + CAMPAIGN);
+        self.campaigns.lock().insert(group, rt::now() + CAMPAIGN);
     }
     /// Whether this node campaigns for a group by evidence.
     pub fn campaigns(&self, group: GroupId) -> bool {
         self.campaigns
             .lock()
             .get(&group)
-            .is_some_and(|until| Instant::now() < *until)
+            .is_some_and(|until| rt::now() < *until)
     }
 }
 
@@ -99,7 +98,7 @@ impl Replica {
             .filter(|(_, place)| place.addr == addr);
         let Some((leader, _)) = leads else { return };
         let (replica, term) = (self.clone(), metrics.current_term);
-        tokio::spawn(async move { replica.succeed(ReplicaId(leader), term).await });
+        rt::spawn(async move { replica.succeed(ReplicaId(leader), term).await });
     }
 
     async fn succeed(&self, leader: ReplicaId, term: u64) {
@@ -131,7 +130,7 @@ impl Replica {
                     return;
                 }
             }
-            tokio::time::sleep(POLL_PAUSE).await;
+            rt::sleep(POLL_PAUSE).await;
         }
     }
 
@@ -154,7 +153,7 @@ impl Replica {
                 };
                 let ask = Ask::LeaderGone { leader, term };
                 let asked = self.exchange().ask(Way::Peer, &addr, route, ask);
-                match tokio::time::timeout(POLL_LIMIT, asked).await {
+                match rt::timeout(POLL_LIMIT, asked).await {
                     Ok(Ok(Answer::LeaderGone {
                         confirmed: true,
                         last,

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 pub struct Bell {
     fd: OwnedFd,
     kind: BellKind,
+    /// Who waits, as far as a simulation has to know it.
+    #[cfg(feature = "simulation")]
+    waiter: Option<crate::Waiter>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +26,26 @@ pub(crate) enum BellKind {
 
 impl Bell {
     pub(crate) fn new(fd: OwnedFd, kind: BellKind) -> Bell {
-        Bell { fd, kind }
+        Bell {
+            fd,
+            kind,
+            #[cfg(feature = "simulation")]
+            waiter: None,
+        }
+    }
+
+    /// The ringing end that an inherited doorbell of `waiter` is.
+    #[cfg_attr(
+        not(feature = "simulation"),
+        expect(unused_mut, unused_variables, reason = "a simulation rings by name")
+    )]
+    pub(crate) fn inherited(fd: OwnedFd, kind: BellKind, waiter: crate::Waiter) -> Bell {
+        let mut bell = Bell::new(fd, kind);
+        #[cfg(feature = "simulation")]
+        {
+            bell.waiter = Some(waiter);
+        }
+        bell
     }
 
     /// Wakes whoever waits. Never blocks (RING-9): a bell that is full of rings will wake its waiter anyway.
@@ -31,6 +53,10 @@ impl Bell {
     /// # Panics
     /// The descriptor is no doorbell.
     pub fn ring(&self) {
+        #[cfg(feature = "simulation")]
+        if let (Some(waiter), Some(world)) = (self.waiter, crate::world::current()) {
+            return world.ring(waiter);
+        }
         loop {
             let rung = match self.kind {
                 BellKind::Event => nix::unistd::write(&self.fd, &1u64.to_ne_bytes()),

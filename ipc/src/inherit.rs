@@ -249,7 +249,10 @@ impl Inheritance {
         let mut bells = BTreeMap::new();
         for fds in &manifest.bells {
             let kind = kind_of(fds.waiter);
-            ringing.insert(fds.waiter, Arc::new(Bell::new(own(fds.ring), kind)));
+            ringing.insert(
+                fds.waiter,
+                Arc::new(Bell::inherited(own(fds.ring), kind, fds.waiter)),
+            );
             if let Some(wait) = fds.wait {
                 bells.insert(fds.waiter, Bell::new(own(wait), kind));
             }

@@ -23,6 +23,7 @@ mod status;
 pub mod testing;
 mod topology;
 pub mod wire;
+pub mod world;
 
 pub use bell::Bell;
 pub use board::{BoardReader, BoardWriter, CELL_BYTES_MAX, Cell, Gauge};

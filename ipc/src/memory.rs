@@ -115,6 +115,11 @@ impl NodeMemory {
         &self.topology
     }
 
+    /// The supervisor's start id.
+    pub fn start(&self) -> RandomId {
+        self.start
+    }
+
     /// The supervisor's own board.
     pub fn board(&self) -> BoardWriter {
         self.board.clone()

@@ -22,6 +22,12 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 pub static ALLOCATOR_CONFIG: &[u8] =
     b"narenas:2,dirty_decay_ms:1000,muzzy_decay_ms:0,background_thread:true,max_background_threads:1\0";
 
+// A build of the whole workspace turns the simulation's switches on in the daemons; such a build is for tests.
+const _: () = assert!(
+    !mareedb_ipc::world::SIMULATED || cfg!(debug_assertions),
+    "build the server without the simulation: cargo build --release -p mareedb-server"
+);
+
 /// The program.
 pub fn main() -> std::process::ExitCode {
     // Built by a feature, which every executable of the package gets.

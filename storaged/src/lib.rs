@@ -10,11 +10,11 @@ pub mod reader;
 pub mod shard;
 pub mod state;
 
-use crate::io::StdDisk;
+use crate::io::{Disk, StdDisk};
 use crate::log::{Log, LogOptions};
 use mareedb_config::Config;
+use mareedb_ipc::wire::GroupId;
 use mareedb_ipc::wire::command::Rules;
-use mareedb_ipc::wire::{GroupId, LogPosition};
 use mareedb_ipc::{
     BoardWriter, Cell, CorruptLink, ExitCode, Gauge, GroupDigest, Inheritance, Lane, RingError,
     Role, Waiter,
@@ -86,6 +86,24 @@ fn serve(mut inheritance: Inheritance, data_dir: &mut Option<PathBuf>) -> Ended 
     }
 }
 
+fn store_options(config: &Config) -> StoreOptions {
+    StoreOptions {
+        dir: Path::new(&config.server.data_dir).join("state"),
+        cache_bytes: config.storage.cache_bytes,
+        unflushed_bytes_max: config.storage.unflushed_bytes_max,
+        first_rules: Rules::default(),
+    }
+}
+
+fn log_options(config: &Config, answers: &Answers, acknowledged: u64) -> LogOptions {
+    LogOptions {
+        segment_bytes: config.storage.segment_bytes,
+        cache_bytes_max: usize::try_from(config.storage.log_cache_bytes / 2).unwrap_or(usize::MAX),
+        incarnation: answers.epoch(),
+        acknowledged,
+    }
+}
+
 struct Running {
     board: BoardWriter,
     store: Store,
@@ -110,12 +128,7 @@ fn start(inheritance: &mut Inheritance, looked_at: &mut Option<PathBuf>) -> Resu
     let data_dir = PathBuf::from(&config.server.data_dir);
     fault::check(&data_dir)?;
     *looked_at = Some(data_dir.clone());
-    let store = Store::open(StoreOptions {
-        dir: data_dir.join("state"),
-        cache_bytes: config.storage.cache_bytes,
-        unflushed_bytes_max: config.storage.unflushed_bytes_max,
-        first_rules: Rules::default(),
-    })?;
+    let store = Store::open(store_options(&config))?;
     board.beat();
     let stop = Arc::new(AtomicBool::new(false));
     let ends = Ends::new(board.clone());
@@ -131,16 +144,7 @@ fn start(inheritance: &mut Inheritance, looked_at: &mut Option<PathBuf>) -> Resu
         )?);
     }
     // Before anybody is told what is there.
-    if let Some((group, applied)) = orphan(&store, &opened) {
-        return Err(Ended::Failed(
-            ExitCode::LogDamaged,
-            format!(
-                "{}: {group} is applied up to {applied}, and no log knows of it: bring the directory 'log' back, or start \
-                 this node with an empty data directory",
-                data_dir.display()
-            ),
-        ));
-    }
+    check_orphans(&store, opened.iter().map(|parts| &parts.log), &data_dir)?;
     let mut shards = Vec::new();
     for parts in opened {
         let turns = parts.turns.clone();
@@ -174,18 +178,29 @@ fn start(inheritance: &mut Inheritance, looked_at: &mut Option<PathBuf>) -> Resu
     })
 }
 
-/// A group that the store has applied something of, and no log knows: its log is gone, and with it what was acknowledged.
-fn orphan(store: &Store, opened: &[Parts]) -> Option<(GroupId, LogPosition)> {
-    let known = |group: &GroupId| {
-        opened
-            .iter()
-            .any(|parts| parts.log.index.groups.contains_key(group))
-    };
-    store
+/// Of a group that the store has applied something of, and no log knows, the log is gone, and with it what was acknowledged.
+fn check_orphans<'a>(
+    store: &Store,
+    logs: impl Iterator<Item = &'a Log> + Clone,
+    data_dir: &Path,
+) -> Result<(), Ended> {
+    let known = |group: &GroupId| logs.clone().any(|log| log.index.groups.contains_key(group));
+    let orphan = store
         .replicas()
         .into_iter()
         .filter(|(group, ..)| !known(group))
-        .find_map(|(group, ..)| Some((group, store.applied(group)?.last_applied?)))
+        .find_map(|(group, ..)| Some((group, store.applied(group)?.last_applied?)));
+    let Some((group, applied)) = orphan else {
+        return Ok(());
+    };
+    Err(Ended::Failed(
+        ExitCode::LogDamaged,
+        format!(
+            "{}: {group} is applied up to {applied}, and no log knows of it: bring the directory 'log' back, or start \
+             this node with an empty data directory",
+            data_dir.display()
+        ),
+    ))
 }
 
 fn open_shard(
@@ -209,25 +224,14 @@ fn open_shard(
     board.beat();
     let lane = Lane::Log(number);
     let answers = Arc::new(Answers::new(inheritance.sender(Role::Consensus, lane)));
-    let options = LogOptions {
-        segment_bytes: config.storage.segment_bytes,
-        cache_bytes_max: usize::try_from(config.storage.log_cache_bytes / 2).unwrap_or(usize::MAX),
-        incarnation: answers.epoch(),
-        acknowledged: ends.get(number),
-    };
+    let options = log_options(config, &answers, ends.get(number));
     let began = Instant::now();
-    let log = Log::open(&mut disk, options, &|| board.beat())
-        .map_err(|error| told(Ended::from(error)))?;
+    let (log, fresh) = open_log(&mut disk, options, store, &|| board.beat()).map_err(told)?;
     tracing::info!(
         took_ms = began.elapsed().as_millis(),
         units = log.durable(),
         "the log is read back"
     );
-    let fresh = log.index.groups.is_empty() && log.index.records.is_empty();
-    // A replica that the log knows and the store does not was created in the moment of a crash.
-    for (group, state) in &log.index.groups {
-        store.create_replica(*group, state.replica, state.range.clone())?;
-    }
     Ok(Parts {
         number,
         receiver: inheritance.receiver(Role::Consensus, lane),
@@ -244,6 +248,22 @@ fn open_shard(
         stop: stop.clone(),
         fresh,
     })
+}
+
+/// Opens a log, and makes the replicas that it knows and the store does not: they were created in the moment of a crash.
+/// Also says whether it was empty.
+fn open_log(
+    disk: &mut dyn Disk,
+    options: LogOptions,
+    store: &Store,
+    alive: &dyn Fn(),
+) -> Result<(Log, bool), Ended> {
+    let log = Log::open(disk, options, alive)?;
+    let fresh = log.index.groups.is_empty() && log.index.records.is_empty();
+    for (group, state) in &log.index.groups {
+        store.create_replica(*group, state.replica, state.range.clone())?;
+    }
+    Ok((log, fresh))
 }
 
 impl Running {

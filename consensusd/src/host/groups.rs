@@ -4,6 +4,7 @@ use super::{Event, FAILURES_MAX, Host};
 use crate::formation::Proposal;
 use crate::raft::position;
 use crate::replica::{Parts, Replica};
+use crate::rt;
 use crate::start::{Start, start_replica};
 use crate::view::metrics;
 use mareedb_ipc::wire::GroupId;
@@ -22,7 +23,7 @@ impl Host {
                 continue;
             };
             let (link, group) = (self.link.clone(), *group);
-            tokio::spawn(async move {
+            rt::spawn(async move {
                 link.request(StorageRequest::Apply {
                     group,
                     results_from: u64::MAX,
@@ -70,7 +71,7 @@ impl Host {
                 continue;
             };
             let (report, wake) = (self.report.clone(), self.wake.clone());
-            tokio::spawn(async move {
+            rt::spawn(async move {
                 replica.end().await;
                 let _ = report.send(Event::Ended(group));
                 wake.wake();
@@ -98,7 +99,7 @@ impl Host {
             let metrics = metrics(replica);
             let covered = metrics.snapshot.is_some_and(|at| at.index >= upto);
             let raft = replica.raft().clone();
-            tokio::spawn(async move {
+            rt::spawn(async move {
                 let trigger = raft.trigger();
                 let told = if covered {
                     trigger.purge_log(upto).await
@@ -170,7 +171,7 @@ impl Host {
         let (report, wake) = (self.report.clone(), self.wake.clone());
         let (client, clock) = (self.client.clone(), self.clock.clone());
         let (node, rules) = (me, self.rules());
-        tokio::spawn(async move {
+        rt::spawn(async move {
             let event = match start_replica(start).await {
                 Ok(started) => Event::Started(Box::new((
                     Replica::new(Parts {

@@ -2,6 +2,7 @@
 
 use super::{CALM_MS, FOLLOW_MS, HAND_OVER_MS, Host, STORAGE_AWAY_MS};
 use crate::formation::Formation;
+use crate::rt;
 use crate::view::metrics;
 use mareedb_ipc::Gauge;
 use mareedb_ipc::wire::gateway::ConsensusError;
@@ -59,7 +60,7 @@ impl Host {
             };
             names.insert(name);
             let raft = replica.raft().clone();
-            tokio::spawn(async move {
+            rt::spawn(async move {
                 if let Err(error) = raft.trigger().transfer_leader(target).await {
                     tracing::warn!(%error, "leadership transfer");
                 }
@@ -121,7 +122,7 @@ impl Host {
             if let Some(target) = target {
                 tracing::info!(group = %replica.group(), %meta, "leadership follows the meta group's");
                 let raft = replica.raft().clone();
-                tokio::spawn(async move {
+                rt::spawn(async move {
                     if let Err(error) = raft.trigger().transfer_leader(target).await {
                         tracing::warn!(%error, "leadership transfer");
                     }

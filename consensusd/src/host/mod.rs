@@ -15,6 +15,7 @@ use crate::formation::Formation;
 use crate::log_link::{Done, LogLink};
 use crate::peers::{Ages, Peers};
 use crate::replica::Replica;
+use crate::rt;
 use crate::wake::Wake;
 use mareedb_config::Config;
 use mareedb_ipc::wire::gateway::{FromConsensus, Target};
@@ -191,7 +192,7 @@ impl Host {
             replicas: BTreeMap::new(),
             peers: Peers::default(),
             ages: Ages::default(),
-            began: Instant::now(),
+            began: rt::now(),
             sent_view: None,
             glanced: Vec::new(),
             sent_targets: None,
@@ -225,15 +226,21 @@ impl Host {
     fn hello_to_storage(&mut self) {
         self.hello += 1;
         let (link, number) = (self.link.clone(), self.hello);
-        tokio::spawn(async move {
+        rt::spawn(async move {
             let epoch = link.epoch();
             link.send(&ToStorage::Hello { epoch, number }, Done::Nobody)
                 .await;
         });
     }
 
+    /// The replicas that run.
+    pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.values().map(|(replica, _)| replica)
+    }
+
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(rt::now().saturating_duration_since(self.began).as_millis())
+            .unwrap_or(u64::MAX)
     }
 
     /// One turn: takes what is there, does what is due, sends what waits. `true`: sleep until the doorbell, a wake, or a

@@ -4,6 +4,7 @@ use super::{BATCH, Event, Host};
 use crate::exchange::Way;
 use crate::formation::{Action, Message};
 use crate::frames::{Answer, Frame, Route};
+use crate::rt;
 use crate::view::metrics;
 use mareedb_ipc::wire::peer::{DownReason, PeerHello, PeerIn};
 use mareedb_ipc::wire::storage::ToStorage;
@@ -157,7 +158,7 @@ impl Host {
                 .map(|(id, _)| *id)
                 .collect();
             let raft = replica.raft().clone();
-            tokio::spawn(async move {
+            rt::spawn(async move {
                 if let Err(error) = raft.trigger().reset_backoff(there).await {
                     tracing::debug!(%error, "back-off");
                 }
@@ -174,7 +175,7 @@ impl Host {
                 Action::Save(record) => {
                     let (link, report, wake) =
                         (self.link.clone(), self.report.clone(), self.wake.clone());
-                    tokio::spawn(async move {
+                    rt::spawn(async move {
                         let name = record.name.clone();
                         link.durable(&ToStorage::SaveNodeRecord { record }).await;
                         let _ = report.send(Event::Saved(name));

@@ -1,6 +1,7 @@
 //! The two hazards of restoring a leader, each with the code as it is and with the fault put in.
 
-use super::{Cluster, DEFAULT, Mutations, Timing};
+use super::{Cluster, DEFAULT, Timing};
+use crate::planted::Fault;
 use mareedb_ipc::wire::FIRST_DATA_GROUP;
 
 /// A leader dies with an entry that its followers have and its own disk has not. Returns the leader and its term.
@@ -41,7 +42,7 @@ fn lose_an_entry(cluster: &mut Cluster, replace_link: bool) -> (usize, u64) {
 /// Hazard A: with a replaced link the leader is not restored, and nothing is lost (RAFT-2, RAFT-3).
 #[test]
 fn a_leader_that_lost_entries_with_its_link_is_elected_or_follows() {
-    let mut cluster = Cluster::form(&DEFAULT, Mutations::default());
+    let mut cluster = Cluster::form(&DEFAULT, None);
     let (leader, term) = lose_an_entry(&mut cluster, true);
     cluster.write(&[leader, (leader + 1) % 3, (leader + 2) % 3], "after", "2");
     let map = cluster.settle(&[0, 1, 2]);
@@ -56,13 +57,10 @@ fn a_leader_that_lost_entries_with_its_link_is_elected_or_follows() {
 /// The same with the fence taken away: the replicas diverge, and the checker sees it. This keeps the test above honest.
 #[test]
 fn without_the_fence_replicas_diverge() {
-    let mutations = Mutations {
-        always_clean: true,
-        ..Mutations::default()
-    };
+    let planted = Some(Fault::RestoreAlways);
     let mut found = Vec::new();
     for _ in 0..4 {
-        let mut cluster = Cluster::form(&DEFAULT, mutations);
+        let mut cluster = Cluster::form(&DEFAULT, planted);
         let (leader, _) = lose_an_entry(&mut cluster, true);
         // It may not be acknowledged: openraft can meet its own contradiction.
         while cluster
@@ -85,7 +83,7 @@ fn without_the_fence_replicas_diverge() {
 /// With the link kept, what the disk lacked is in the ring: the leader goes on in its term.
 #[test]
 fn a_leader_whose_link_survives_goes_on_in_its_term() {
-    let mut cluster = Cluster::form(&DEFAULT, Mutations::default());
+    let mut cluster = Cluster::form(&DEFAULT, None);
     let (leader, term) = lose_an_entry(&mut cluster, false);
     assert_eq!(cluster.write(&[leader], "after", "2"), leader);
     assert_eq!(cluster.term(leader), term);
@@ -154,7 +152,7 @@ fn read_at_a_deposed_leader(cluster: &mut Cluster, round: u32) -> Result<Option<
 /// Hazard B: no read rests on a lease (LIN-1, RAFT-4).
 #[test]
 fn a_deposed_leader_answers_no_read() {
-    let mut cluster = Cluster::form(&LONG_LEASE, Mutations::default());
+    let mut cluster = Cluster::form(&LONG_LEASE, None);
     let answer = read_at_a_deposed_leader(&mut cluster, 0);
     assert!(answer.is_err(), "a stale read: {answer:?}");
     assert_eq!(cluster.violations(), Vec::<String>::new());
@@ -163,11 +161,8 @@ fn a_deposed_leader_answers_no_read() {
 /// The same with lease reads: one is stale. This keeps the test above honest.
 #[test]
 fn with_lease_reads_a_deposed_leader_answers_of_the_past() {
-    let mutations = Mutations {
-        lease_reads: true,
-        ..Mutations::default()
-    };
-    let mut cluster = Cluster::form(&LONG_LEASE, mutations);
+    let planted = Some(Fault::LeaseReads);
+    let mut cluster = Cluster::form(&LONG_LEASE, planted);
     let mut answers = Vec::new();
     for round in 0..6 {
         let answer = read_at_a_deposed_leader(&mut cluster, round);

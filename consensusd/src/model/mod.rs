@@ -8,6 +8,7 @@ mod network;
 mod scenarios;
 mod storage;
 
+use crate::planted::Fault;
 use mareedb_config::Config;
 use mareedb_ipc::testing::NodeInProcess;
 use mareedb_ipc::wire::command::{Command, Op, SessionRef, Txn, encode_command};
@@ -30,23 +31,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("no poison")
 }
 
-/// Faults put into the code on purpose, to show that the tests see them.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Mutations {
-    /// Leadership is restored whatever may be missing: hazard A.
-    pub always_clean: bool,
-    /// Reads rest on leases: hazard B.
-    pub lease_reads: bool,
-}
-
 thread_local! {
-    static MUTATIONS: Cell<Mutations> =
-        const { Cell::new(Mutations { always_clean: false, lease_reads: false }) };
+    static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
 }
 
-/// The faults of this thread, which runs one consensusd.
-pub fn mutations() -> Mutations {
-    MUTATIONS.get()
+/// Whether a fault is planted in the consensusd that this thread runs.
+pub fn planted(fault: Fault) -> bool {
+    PLANTED.get() == Some(fault)
 }
 
 /// A running consensusd.
@@ -56,10 +47,10 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(inheritance: Inheritance, mutations: Mutations) -> Daemon {
+    fn start(inheritance: Inheritance, planted: Option<Fault>) -> Daemon {
         let (kill, killed) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
-            MUTATIONS.set(mutations);
+            PLANTED.set(planted);
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
@@ -106,7 +97,7 @@ struct Node {
 pub struct Cluster {
     nodes: Vec<Node>,
     network: Network,
-    mutations: Mutations,
+    planted: Option<Fault>,
     sequence: u64,
 }
 
@@ -143,14 +134,14 @@ fn config(node: usize, timing: &Timing, change: &impl Fn(&mut Config)) -> Config
 
 impl Cluster {
     /// Three nodes that have formed a cluster.
-    pub fn form(timing: &Timing, mutations: Mutations) -> Cluster {
-        Cluster::form_with(timing, mutations, |_| {})
+    pub fn form(timing: &Timing, planted: Option<Fault>) -> Cluster {
+        Cluster::form_with(timing, planted, |_| {})
     }
 
     /// The same with other settings.
     pub fn form_with(
         timing: &Timing,
-        mutations: Mutations,
+        planted: Option<Fault>,
         change: impl Fn(&mut Config),
     ) -> Cluster {
         let ring = 1 << 20;
@@ -185,7 +176,7 @@ impl Cluster {
         let mut cluster = Cluster {
             nodes,
             network: Network::start(ports),
-            mutations,
+            planted,
             sequence: 0,
         };
         for number in 0..3 {
@@ -207,10 +198,10 @@ impl Cluster {
 
     /// Starts a node's consensusd.
     pub fn start_consensus(&mut self, node: usize) {
-        let mutations = self.mutations;
+        let planted = self.planted;
         let node = &mut self.nodes[node];
         let inheritance = node.memory.attach(Role::Consensus);
-        node.daemon = Some(Daemon::start(inheritance, mutations));
+        node.daemon = Some(Daemon::start(inheritance, planted));
     }
 
     /// Kills a node's storage.

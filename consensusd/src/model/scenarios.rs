@@ -1,13 +1,13 @@
 //! What a cluster must survive beside the hazards.
 
-use super::{Cluster, DEFAULT, Mutations};
+use super::{Cluster, DEFAULT};
 use mareedb_ipc::wire::FIRST_DATA_GROUP;
 use mareedb_ipc::wire::gateway::{AdminRequest, FromConsensus, ToConsensus};
 
 /// A follower that was away for longer than the log reaches back gets a snapshot, over the bulk lane, in parts.
 #[test]
 fn a_follower_that_was_away_gets_a_snapshot() {
-    let mut cluster = Cluster::form_with(&DEFAULT, Mutations::default(), |config| {
+    let mut cluster = Cluster::form_with(&DEFAULT, None, |config| {
         config.storage.log_retain_bytes = 1 << 20;
     });
     let leader = cluster.leader();
@@ -40,7 +40,7 @@ fn a_follower_that_was_away_gets_a_snapshot() {
 /// Leadership moves on request, and writes go on.
 #[test]
 fn leadership_moves_on_request() {
-    let mut cluster = Cluster::form(&DEFAULT, Mutations::default());
+    let mut cluster = Cluster::form(&DEFAULT, None);
     let old = cluster.leader();
     let new = (old + 1) % 3;
     let to = cluster
@@ -64,7 +64,7 @@ fn leadership_moves_on_request() {
 /// Proposals that come in one wake-up, many of them, each get their own outcome, although storage tells few at a time.
 #[test]
 fn many_proposals_get_one_outcome_each() {
-    let mut cluster = Cluster::form(&DEFAULT, Mutations::default());
+    let mut cluster = Cluster::form(&DEFAULT, None);
     let leader = cluster.leader();
     let open: Vec<_> = (0..200)
         .map(|number| cluster.propose(leader, &format!("{number}"), "v"))
@@ -87,7 +87,7 @@ fn many_proposals_get_one_outcome_each() {
 /// A disk that takes nothing holds proposals back, without an end of the process; when it takes again all of them are there.
 #[test]
 fn proposals_are_held_back_while_the_disk_stands_still() {
-    let mut cluster = Cluster::form(&DEFAULT, Mutations::default());
+    let mut cluster = Cluster::form(&DEFAULT, None);
     let leader = cluster.leader();
     for node in 0..3 {
         cluster.pause_storage(node, true);
@@ -148,7 +148,7 @@ fn strangers_do_not_reach_raft() {
     use openraft::alias::VoteOf;
     use openraft::raft::VoteRequest;
 
-    let mut cluster = Cluster::form(&DEFAULT, Mutations::default());
+    let mut cluster = Cluster::form(&DEFAULT, None);
     let leader = cluster.leader();
     let term = cluster.term(leader);
     let (own, other, id) = cluster.network().wait("views", |views| {

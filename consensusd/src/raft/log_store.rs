@@ -8,6 +8,7 @@
 
 use super::{C, from_wire_entry, from_wire_vote, log_id, position, to_wire_entry, to_wire_vote};
 use crate::log_link::{Done, LogLink};
+use crate::planted::{Fault, planted};
 use mareedb_ipc::wire::GroupId;
 use mareedb_ipc::wire::storage::{
     LogEntry, ReplicaState, StorageAnswer, StorageRequest, ToStorage,
@@ -329,7 +330,11 @@ impl RaftLogStorage<C> for LogStore {
             group: self.group,
             vote: to_wire_vote(vote),
         };
-        self.link.durable(&operation).await;
+        if planted(Fault::VoteNotAwaited) {
+            self.link.send(&operation, Done::Nobody).await;
+        } else {
+            self.link.durable(&operation).await;
+        }
         self.inner.lock().vote = Some(*vote);
         Ok(())
     }
@@ -386,6 +391,13 @@ impl RaftLogStorage<C> for LogStore {
                     Done::Nobody
                 }
             };
+            let done = match done {
+                Done::Append(callback, ..) if planted(Fault::AppendNotAwaited) => {
+                    callback.io_completed(Ok(()));
+                    Done::Nobody
+                }
+                done => done,
+            };
             let operation = ToStorage::Append {
                 group: self.group,
                 entries: batch,
@@ -411,7 +423,9 @@ impl RaftLogStorage<C> for LogStore {
             group: self.group,
             last: last.as_ref().map(position),
         };
-        self.link.send(&operation, Done::Nobody).await;
+        if !planted(Fault::TruncationIgnored) {
+            self.link.send(&operation, Done::Nobody).await;
+        }
         let mut inner = self.inner.lock();
         let keep = last.map_or(0, |last| last.index + 1);
         while inner

@@ -68,6 +68,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = Place,
         LeaderId = openraft::impls::leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = crate::rt::Runtime,
 );
 
 /// A running group.

@@ -5,6 +5,7 @@ use super::{C, Place};
 use crate::exchange::{Exchange, Lost, Way};
 use crate::frames::{Answer, Ask, Route};
 use crate::log_link::LogLink;
+use crate::rt;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use mareedb_ipc::wire::storage::{StorageAnswer, StorageRequest};
@@ -20,7 +21,7 @@ use openraft::raft::{
 };
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes after which a snapshot part ends. Small, since one entry of the tree above it may come whole.
 const CHUNK_BYTES: u32 = 64 << 10;
@@ -94,7 +95,7 @@ fn unexpected<T>(answer: &Answer) -> Result<T, RPCError<C>> {
 impl Connection {
     async fn ask(&self, ask: Ask, option: &RPCOption) -> Result<Answer, RPCError<C>> {
         let asked = self.exchange.ask(Way::Peer, &self.addr, self.route, ask);
-        match tokio::time::timeout(option.hard_ttl(), asked).await {
+        match rt::timeout(option.hard_ttl(), asked).await {
             Ok(answer) => answer.map_err(failed),
             Err(_) => Err(RPCError::Network(NetworkError::from_string(
                 "no answer in time",
@@ -176,7 +177,7 @@ impl Connection {
                 finish: next.is_none().then(|| (vote, meta.clone())),
             };
             let asked = self.exchange.ask(Way::Bulk, &self.addr, self.route, ask);
-            let Ok(answer) = tokio::time::timeout(PART_LIMIT, asked).await else {
+            let Ok(answer) = rt::timeout(PART_LIMIT, asked).await else {
                 return Err(StreamingError::Network(NetworkError::from_string(
                     "a part of the snapshot is not answered in time",
                 )));
@@ -245,7 +246,7 @@ impl RaftNetworkV2<C> for Connection {
                 open: 0,
                 held: None,
                 patience,
-                waits_since: tokio::time::Instant::now(),
+                waits_since: rt::now(),
                 ended: false,
             };
             futures::stream::unfold(appending, |mut state| async move {
@@ -293,6 +294,7 @@ impl RaftNetworkV2<C> for Connection {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
         tokio::select! {
+            biased;
             sent = self.send_snapshot(vote) => sent,
             closed = cancel => Err(StreamingError::Closed(closed)),
         }
@@ -324,10 +326,10 @@ struct Appending<S> {
     /// Questions without an answer.
     open: u64,
     /// A request without entries, and until when it waits. The next one says what it says.
-    held: Option<(AppendEntriesRequest<C>, tokio::time::Instant)>,
+    held: Option<(AppendEntriesRequest<C>, Instant)>,
     patience: Duration,
     /// When the oldest open question was asked, or the one before it was answered.
-    waits_since: tokio::time::Instant,
+    waits_since: Instant,
     ended: bool,
 }
 
@@ -343,7 +345,7 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
                 biased;
                 answer = self.answers.recv() => {
                     self.open = self.open.saturating_sub(1);
-                    self.waits_since = tokio::time::Instant::now();
+                    self.waits_since = rt::now();
                     let item = match answer {
                         Some(Ok(Answer::Stream(result))) => Ok(result),
                         Some(Ok(other)) => unexpected(&other),
@@ -368,7 +370,7 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
                     if request.entries.is_empty() && self.sequence > 0 {
                         let until = match self.held.take() {
                             Some((_, until)) => until,
-                            None => tokio::time::Instant::now() + COMMIT_HOLD,
+                            None => rt::now() + COMMIT_HOLD,
                         };
                         self.held = Some((request, until));
                         continue;
@@ -378,14 +380,14 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
                         return Some(Err(failed(lost)));
                     }
                 }
-                () = tokio::time::sleep_until(held), if self.held.is_some() && self.open < OPEN_MAX => {
+                () = rt::sleep_until(held), if self.held.is_some() && self.open < OPEN_MAX => {
                     if let Some((request, _)) = self.held.take()
                         && let Err(lost) = self.send(request)
                     {
                         return Some(Err(failed(lost)));
                     }
                 }
-                () = tokio::time::sleep_until(deadline), if self.open > 0 => {
+                () = rt::sleep_until(deadline), if self.open > 0 => {
                     self.ended = true;
                     return Some(Err(RPCError::Network(NetworkError::from_string("no answer in time"))));
                 }
@@ -401,7 +403,7 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
         };
         self.sequence += 1;
         if self.open == 0 {
-            self.waits_since = tokio::time::Instant::now();
+            self.waits_since = rt::now();
         }
         self.open += 1;
         self.ended = true;

@@ -52,7 +52,7 @@ impl RandomId {
     /// If the kernel's random source fails, which Linux does not do after boot.
     pub fn draw() -> Self {
         let mut bytes = [0u8; 16];
-        getrandom::fill(&mut bytes).expect("getrandom(2)");
+        crate::world::draw(&mut bytes);
         RandomId(u128::from_le_bytes(bytes))
     }
     /// Parses what [`fmt::Display`] prints: 32 hexadecimal digits.

@@ -12,6 +12,8 @@ mod answers;
 mod end;
 mod files;
 mod requests;
+#[cfg(feature = "simulation")]
+pub mod simulated;
 mod steps;
 mod threads;
 mod writer;
@@ -28,7 +30,7 @@ use mareedb_config::Config;
 use mareedb_ipc::{Bell, BoardWriter, ExitCode, Receiver};
 use parking_lot::Mutex;
 use std::os::fd::{FromRawFd, IntoRawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -92,6 +94,7 @@ pub fn run(parts: Parts) -> Ended {
             bell: parts.ringer,
             board: parts.board.clone(),
             unflushed_bytes_max: parts.config.storage.unflushed_bytes_max,
+            disk: disk_at(&parts.log_dir),
             log_dir: parts.log_dir.clone(),
             reports: Arc::default(),
         };
@@ -102,7 +105,6 @@ pub fn run(parts: Parts) -> Ended {
             answers: parts.answers,
             store: parts.store,
             log,
-            disk: StdDisk::unlocked(&parts.log_dir),
             config: parts.config,
             board: parts.board,
             ends: parts.ends,
@@ -111,7 +113,7 @@ pub fn run(parts: Parts) -> Ended {
             fresh: parts.fresh,
             threads,
             reports: shared.reports.clone(),
-            writer: writer::Writer::new(ring),
+            writer: writer::Writer::new(StdDisk::unlocked(&parts.log_dir), ring),
             queue: std::collections::VecDeque::new(),
             pending: None,
             noted: std::collections::BTreeMap::new(),
@@ -120,12 +122,18 @@ pub fn run(parts: Parts) -> Ended {
             moving: false,
             waits_since: None,
             latencies: steps::Latencies::default(),
-            began: std::time::Instant::now(),
+            began: mareedb_ipc::world::now(),
         };
         let ended = steps.run(rung).await;
         ears.cancel();
         ended
     })
+}
+
+/// The disk as the threads see it.
+fn disk_at(log_dir: &Path) -> threads::Disks {
+    let log_dir = log_dir.to_owned();
+    Arc::new(move || Box::new(StdDisk::unlocked(&log_dir)))
 }
 
 /// Turns rings of the doorbell into wakes of the executor.

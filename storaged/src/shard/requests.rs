@@ -3,12 +3,13 @@
 use super::end::Ended;
 use super::steps::Steps;
 use super::threads::{Asked, Keep, Read};
+use super::writer::UnitWriter;
 use crate::log::unit::{Change, Record};
 use crossbeam::channel::Sender;
 use mareedb_ipc::wire::storage::{FromStorage, ReplicaState, SnapshotMeta, StorageRequest};
 use mareedb_ipc::wire::{GroupId, LogPosition};
 
-impl Steps {
+impl<W: UnitWriter> Steps<W> {
     /// The commit position that was told last: in the log, about to be, or noted.
     fn committed(&self, group: GroupId, logged: Option<LogPosition>) -> Option<LogPosition> {
         if let Some((_, committed)) = self.noted.get(&group) {

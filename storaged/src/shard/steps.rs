@@ -4,9 +4,8 @@ use super::answers::Answers;
 use super::end::{Ended, Ends};
 use super::requests::hand;
 use super::threads::{Installed, Keep, Read, Reports, Threads};
-use super::writer::{Writer, Written};
+use super::writer::{UnitWriter, Writer, Written};
 use crate::fault;
-use crate::io::StdDisk;
 use crate::log::index::weight;
 use crate::log::unit::{Change, Record};
 use crate::log::{Log, UNIT_BYTES_MAX, Write};
@@ -16,6 +15,7 @@ use futures::channel::mpsc::UnboundedReceiver;
 use mareedb_config::Config;
 use mareedb_ipc::wire::storage::{FromStorage, LogEntry, StorageAnswer, StorageRequest, ToStorage};
 use mareedb_ipc::wire::{GroupId, LogPosition, OperationId};
+use mareedb_ipc::world::{Fault, now, planted};
 use mareedb_ipc::{BoardWriter, Cell, ExitCode, Gauge, Histogram, Receiver};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -77,14 +77,13 @@ enum Room {
     Later,
 }
 
-/// The main task.
-pub(super) struct Steps {
+/// The main task, whatever drives it and writes for it.
+pub(super) struct Steps<W> {
     pub(super) number: u16,
     pub(super) receiver: Receiver,
     pub(super) answers: Arc<Answers>,
     pub(super) store: Store,
     pub(super) log: Arc<Mutex<Log>>,
-    pub(super) disk: StdDisk,
     pub(super) config: Config,
     pub(super) board: BoardWriter,
     pub(super) ends: Ends,
@@ -93,7 +92,7 @@ pub(super) struct Steps {
     pub(super) fresh: bool,
     pub(super) threads: Threads,
     pub(super) reports: Arc<Mutex<Reports>>,
-    pub(super) writer: Writer,
+    pub(super) writer: W,
     pub(super) queue: VecDeque<Step>,
     /// Waits for a segment.
     pub(super) pending: Option<Pending>,
@@ -110,13 +109,97 @@ pub(super) struct Steps {
     pub(super) began: Instant,
 }
 
-impl Steps {
+impl Steps<Writer> {
     pub(super) async fn run(mut self, mut rung: UnboundedReceiver<()>) -> Ended {
         let ended = self.turns(&mut rung).await;
         if matches!(ended, Ended::Failed(ExitCode::Io | ExitCode::DiskFault, _)) {
             self.board.add(Gauge::IoErrors, 1);
         }
         ended
+    }
+
+    async fn turns(&mut self, rung: &mut UnboundedReceiver<()>) -> Ended {
+        self.begin();
+        let mut quiet = Quiet::new();
+        let mut in_a_row = 0;
+        let mut shown = now();
+        loop {
+            self.turns.fetch_add(1, Ordering::Relaxed);
+            let turned = match self.turn().await {
+                Ok(turned) => turned,
+                Err(ended) => return ended,
+            };
+            if now().saturating_duration_since(shown) > SHOW {
+                shown = now();
+                self.latencies.show(&self.board);
+            }
+            if self.stop.load(Ordering::Acquire) && self.log.lock().unfinished() == 0 {
+                return match self.close(rung).await {
+                    Ok(()) => Ended::Stopped,
+                    Err(ended) => ended,
+                };
+            }
+            quiet.look(&self.log.lock());
+            if !turned {
+                in_a_row += 1;
+                // What is begun is submitted when this task waits. Each pass through the executor costs several system calls,
+                // so that it only is let in between when there is no end.
+                if in_a_row == TURNS_IN_A_ROW {
+                    in_a_row = 0;
+                    glommio::executor().yield_task_queue_now().await;
+                }
+                continue;
+            }
+            in_a_row = 0;
+            match self.close_quiet(&mut quiet).await {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(ended) => return ended,
+            }
+            wait(rung).await;
+        }
+    }
+
+    /// Ends gracefully: the mark says how far the log is durable, and the state machines are flushed.
+    async fn close(&mut self, rung: &mut UnboundedReceiver<()>) -> Result<(), Ended> {
+        // Not before the entries that they are about.
+        let notes = if self.pending.is_none() {
+            self.notes()
+        } else {
+            Vec::new()
+        };
+        let closing = {
+            let mut log = self.log.lock();
+            if !notes.is_empty() && log.fits(64 * notes.len()) {
+                Some(log.take(notes).map_err(Ended::broken)?)
+            } else {
+                log.closing()
+            }
+        };
+        if let Some(write) = closing {
+            self.write(write).await?;
+        }
+        hand(&self.threads.keep, Keep::Finish)?;
+        loop {
+            self.turns.fetch_add(1, Ordering::Relaxed);
+            self.hear()?;
+            self.end_writes()?;
+            if self.reports.lock().finished && self.log.lock().unfinished() == 0 {
+                self.latencies.show(&self.board);
+                return Ok(());
+            }
+            wait(rung).await;
+        }
+    }
+}
+
+impl<W: UnitWriter> Steps<W> {
+    /// The first thing of all.
+    pub(super) fn begin(&mut self) {
+        self.complete_installs();
+        self.answers.send(&FromStorage::Up {
+            epoch: self.answers.epoch(),
+        });
     }
 
     /// A crash may have come between a snapshot's installation and the record that empties the log up to its end.
@@ -136,65 +219,25 @@ impl Steps {
         }
     }
 
-    async fn turns(&mut self, rung: &mut UnboundedReceiver<()>) -> Ended {
-        self.complete_installs();
-        self.answers.send(&FromStorage::Up {
-            epoch: self.answers.epoch(),
-        });
-        // Of the log: what is only asked keeps nothing from being written down.
-        let (mut quiet_since, mut issued) = (Instant::now(), 0);
-        let mut in_a_row = 0;
-        let mut shown = Instant::now();
-        loop {
-            self.turns.fetch_add(1, Ordering::Relaxed);
-            let quiet = match self.turn().await {
-                Ok(quiet) => quiet,
-                Err(ended) => return ended,
-            };
-            if shown.elapsed() > SHOW {
-                shown = Instant::now();
-                self.latencies.show(&self.board);
-            }
-            if self.stop.load(Ordering::Acquire) && self.log.lock().unfinished() == 0 {
-                return match self.close(rung).await {
-                    Ok(()) => Ended::Stopped,
-                    Err(ended) => ended,
-                };
-            }
-            let last = self.log.lock().issued();
-            if last != issued {
-                (quiet_since, issued) = (Instant::now(), last);
-            }
-            if !quiet {
-                in_a_row += 1;
-                // What is begun is submitted when this task waits. Each pass through the executor costs several system calls,
-                // so that it only is let in between when there is no end.
-                if in_a_row == TURNS_IN_A_ROW {
-                    in_a_row = 0;
-                    glommio::executor().yield_task_queue_now().await;
-                }
-                continue;
-            }
-            in_a_row = 0;
-            if quiet_since.elapsed() > QUIET && self.pending.is_none() {
-                quiet_since = Instant::now();
-                if !self.noted.is_empty() && self.may_write() {
-                    self.note = true;
-                    continue;
-                }
-                let closing = self.log.lock().closing();
-                if let Some(write) = closing
-                    && let Err(ended) = self.write(write).await
-                {
-                    return ended;
-                }
-            }
-            wait(rung).await;
+    /// What is to be done when nothing is. `Ok(false)`: a turn is due.
+    pub(super) async fn close_quiet(&mut self, quiet: &mut Quiet) -> Result<bool, Ended> {
+        if now().saturating_duration_since(quiet.since) <= QUIET || self.pending.is_some() {
+            return Ok(true);
         }
+        quiet.since = now();
+        if !self.noted.is_empty() && self.may_write() {
+            self.note = true;
+            return Ok(false);
+        }
+        let closing = self.log.lock().closing();
+        if let Some(write) = closing {
+            self.write(write).await?;
+        }
+        Ok(true)
     }
 
     /// `Ok(true)`: nothing to do until somebody rings.
-    async fn turn(&mut self) -> Result<bool, Ended> {
+    pub(super) async fn turn(&mut self) -> Result<bool, Ended> {
         self.hear()?;
         self.end_writes()?;
         self.show_stall();
@@ -243,7 +286,9 @@ impl Steps {
     }
 
     fn show_stall(&self) {
-        let file = self.waits_since.map_or(Duration::ZERO, |at| at.elapsed());
+        let file = self
+            .waits_since
+            .map_or(Duration::ZERO, |at| now().saturating_duration_since(at));
         let longest = self.writer.waiting().max(file);
         let stalled = longest.as_millis() > u128::from(self.config.storage.stall_limit_ms);
         self.board.set(Gauge::DiskStalled, u64::from(stalled));
@@ -251,7 +296,11 @@ impl Steps {
 
     /// Moves the head, and does what it passes. LOG-1: only past what is durable.
     fn release(&mut self) -> Result<(), Ended> {
-        let durable = self.log.lock().durable();
+        let durable = if planted(Fault::HeadBeforeDurable) {
+            self.log.lock().issued()
+        } else {
+            self.log.lock().durable()
+        };
         let mut told = false;
         while self.queue.front().is_some_and(|step| step.lsn <= durable) {
             if !told {
@@ -306,7 +355,7 @@ impl Steps {
                 Ok(true)
             }
             Room::Later => {
-                self.waits_since.get_or_insert_with(Instant::now);
+                self.waits_since.get_or_insert_with(now);
                 self.pending = Some(pending);
                 Ok(true)
             }
@@ -427,7 +476,7 @@ impl Steps {
                 return Ok(());
             }
             // LOG-6: what was recovered and is delivered again is in the log already.
-            _ if self.log.lock().has(id) => {
+            _ if self.log.lock().has(id) && !planted(Fault::RedeliveryTaken) => {
                 pending.steps.push((Some(end), What::Operation));
                 return Ok(());
             }
@@ -473,13 +522,10 @@ impl Steps {
 
     async fn write(&mut self, write: Write) -> Result<(), Ended> {
         let segment = write.location.segment;
-        self.writer
-            .open(&self.disk, segment)
-            .await
-            .map_err(|error| {
-                let why = format!("{}: {error}", self.disk.path(segment).display());
-                Ended::Failed(fault::exit_of(&error), why)
-            })?;
+        if let Err(error) = self.writer.open(segment).await {
+            let why = format!("{}: {error}", self.writer.place(segment));
+            return Err(Ended::Failed(fault::exit_of(&error), why));
+        }
         self.writer.begin(write);
         Ok(())
     }
@@ -490,8 +536,8 @@ impl Steps {
         log.recycle();
         self.board.set(Gauge::LogFileBytes, log.file_bytes());
         // A restart has other things to do than to fill a file that is needed in a while.
-        let young =
-            self.began.elapsed() < YOUNG && log.used() < self.config.storage.segment_bytes / 4;
+        let young = now().saturating_duration_since(self.began) < YOUNG
+            && log.used() < self.config.storage.segment_bytes / 4;
         let prepare = if young { None } else { log.prepare() };
         let works = [log.sealed(), prepare, log.surplus()];
         // One at a time, and none while the last one waits to be logged.
@@ -507,38 +553,6 @@ impl Steps {
         }
         Ok(())
     }
-
-    /// Ends gracefully: the mark says how far the log is durable, and the state machines are flushed.
-    async fn close(&mut self, rung: &mut UnboundedReceiver<()>) -> Result<(), Ended> {
-        // Not before the entries that they are about.
-        let notes = if self.pending.is_none() {
-            self.notes()
-        } else {
-            Vec::new()
-        };
-        let closing = {
-            let mut log = self.log.lock();
-            if !notes.is_empty() && log.fits(64 * notes.len()) {
-                Some(log.take(notes).map_err(Ended::broken)?)
-            } else {
-                log.closing()
-            }
-        };
-        if let Some(write) = closing {
-            self.write(write).await?;
-        }
-        hand(&self.threads.keep, Keep::Finish)?;
-        loop {
-            self.turns.fetch_add(1, Ordering::Relaxed);
-            self.hear()?;
-            self.end_writes()?;
-            if self.reports.lock().finished && self.log.lock().unfinished() == 0 {
-                self.latencies.show(&self.board);
-                return Ok(());
-            }
-            wait(rung).await;
-        }
-    }
 }
 
 /// Waits until somebody rings, or a turn is due. Several rings are one wake.
@@ -548,6 +562,29 @@ async fn wait(rung: &mut UnboundedReceiver<()>) {
     });
     if wake.await.is_ok() {
         while rung.try_recv().is_ok() {}
+    }
+}
+
+/// Since when nothing was begun in the log: what is only asked keeps nothing from being written down.
+pub(super) struct Quiet {
+    since: Instant,
+    issued: u64,
+}
+
+impl Quiet {
+    pub(super) fn new() -> Quiet {
+        Quiet {
+            since: now(),
+            issued: 0,
+        }
+    }
+
+    /// To be called after each turn.
+    pub(super) fn look(&mut self, log: &Log) {
+        let issued = log.issued();
+        if issued != self.issued {
+            (self.since, self.issued) = (now(), issued);
+        }
     }
 }
 

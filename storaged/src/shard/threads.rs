@@ -5,12 +5,13 @@
 use super::answers::Answers;
 use super::end::Ended;
 use super::files;
-use crate::io::StdDisk;
+use crate::io::Disk;
 use crate::log::{FileWork, Log, Plan};
 use crate::state::{Store, StoreError};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use mareedb_ipc::wire::storage::{LogEntry, SnapshotMeta, StorageAnswer, StorageRequest};
 use mareedb_ipc::wire::{GroupId, LogPosition};
+use mareedb_ipc::world::{Fault, now, planted};
 use mareedb_ipc::{Bell, BoardWriter, Gauge};
 use parking_lot::Mutex;
 use std::path::PathBuf;
@@ -86,6 +87,9 @@ pub(super) struct Threads {
     pub(super) files: Sender<FileWork>,
 }
 
+/// Opens the disk of the log, once a thread.
+pub(super) type Disks = Arc<dyn Fn() -> Box<dyn Disk> + Send + Sync>;
+
 /// What the threads share.
 #[derive(Clone)]
 pub(super) struct Shared {
@@ -96,6 +100,7 @@ pub(super) struct Shared {
     pub(super) bell: Arc<Bell>,
     pub(super) board: BoardWriter,
     pub(super) unflushed_bytes_max: u64,
+    pub(super) disk: Disks,
     pub(super) log_dir: PathBuf,
     pub(super) reports: Arc<Mutex<Reports>>,
 }
@@ -106,8 +111,8 @@ impl Shared {
         self.bell.ring();
     }
 
-    fn disk(&self) -> StdDisk {
-        StdDisk::unlocked(&self.log_dir)
+    pub(super) fn disk(&self) -> Box<dyn Disk> {
+        (self.disk)()
     }
 
     fn answer(&self, request: u64, done: Result<StorageAnswer, StoreError>) {
@@ -156,33 +161,36 @@ pub(super) fn start(shared: &Shared) -> Threads {
 }
 
 fn apply(shared: &Shared, works: &Receiver<Asked>) -> Result<(), Ended> {
-    for Asked { request, body } in works {
-        match body {
-            StorageRequest::Apply {
-                group,
-                results_from,
-                upto,
-            } => {
-                let body = apply_entries(shared, group, results_from, upto)?;
-                shared.answers.answer(request, body);
-            }
-            StorageRequest::FinishInstall {
-                group,
-                install,
-                meta,
-            } => match shared.store.finish_install(group, install, &meta) {
-                // Answered once the log is emptied up to there.
-                Ok(meta) => shared.tell(|reports| {
-                    reports.installed.push(Installed {
-                        request: Some(request),
-                        group,
-                        meta,
-                    });
-                }),
-                Err(error) => shared.answer(request, Err(error)),
-            },
-            _ => return Err(Ended::broken("a request that applies nothing")),
+    works.iter().try_for_each(|asked| apply_one(shared, asked))
+}
+
+pub(super) fn apply_one(shared: &Shared, asked: Asked) -> Result<(), Ended> {
+    let Asked { request, body } = asked;
+    match body {
+        StorageRequest::Apply {
+            group,
+            results_from,
+            upto,
+        } => {
+            let body = apply_entries(shared, group, results_from, upto)?;
+            shared.answers.answer(request, body);
         }
+        StorageRequest::FinishInstall {
+            group,
+            install,
+            meta,
+        } => match shared.store.finish_install(group, install, &meta) {
+            // Answered once the log is emptied up to there.
+            Ok(meta) => shared.tell(|reports| {
+                reports.installed.push(Installed {
+                    request: Some(request),
+                    group,
+                    meta,
+                });
+            }),
+            Err(error) => shared.answer(request, Err(error)),
+        },
+        _ => return Err(Ended::broken("a request that applies nothing")),
     }
     Ok(())
 }
@@ -199,6 +207,10 @@ fn apply_entries(
     let applied = shared.store.applied(group);
     let applied = applied.and_then(|meta| meta.last_applied);
     let next = applied.map_or(0, |at| at.index + 1);
+    let upto = match shared.log.lock().index.groups.get(&group) {
+        Some(state) if planted(Fault::ApplyBeyondCommit) => state.last.unwrap_or(upto),
+        _ => upto,
+    };
     let mut from = next.min(results_from);
     let mut outcomes = Vec::new();
     let (mut bytes, room) = (ANSWER_EXTRA_BYTES, shared.answers.message_max());
@@ -212,7 +224,7 @@ fn apply_entries(
                 format!("{group}: entry {from} is not in the log, apply goes up to {upto}");
             return Ok(StorageAnswer::Failed { message });
         }
-        let entries = plan.fetch(&disk)?;
+        let entries = plan.fetch(&*disk)?;
         if let Some(last) = entries.last()
             && last.position.index == upto.index
             && last.position != upto
@@ -246,44 +258,52 @@ fn apply_entries(
 
 fn read(shared: &Shared, works: &Receiver<Read>) -> Result<(), Ended> {
     let disk = shared.disk();
-    for work in works {
-        match work {
-            Read::Cold(plans) => {
-                let mut moved = Vec::new();
-                for plan in plans {
-                    moved.push((plan.group(), plan.fetch(&disk)?));
+    works
+        .iter()
+        .try_for_each(|work| read_one(shared, &*disk, work))
+}
+
+pub(super) fn read_one(shared: &Shared, disk: &dyn Disk, work: Read) -> Result<(), Ended> {
+    match work {
+        Read::Cold(plans) => {
+            let mut moved = Vec::new();
+            for plan in plans {
+                moved.push((plan.group(), plan.fetch(disk)?));
+            }
+            shared.tell(|reports| reports.moved = Some(moved));
+        }
+        Read::Asked(Asked { request, body }) => {
+            let body = match body {
+                StorageRequest::ReadLog {
+                    group,
+                    from,
+                    to,
+                    max_bytes,
+                } => {
+                    let plan = shared.log.lock().plan(group, from, to, max_bytes as usize);
+                    let entries = plan.fetch(disk)?;
+                    StorageAnswer::Log { entries }
                 }
-                shared.tell(|reports| reports.moved = Some(moved));
-            }
-            Read::Asked(Asked { request, body }) => {
-                let body = match body {
-                    StorageRequest::ReadLog {
-                        group,
-                        from,
-                        to,
-                        max_bytes,
-                    } => {
-                        let plan = shared.log.lock().plan(group, from, to, max_bytes as usize);
-                        let entries = plan.fetch(&disk)?;
-                        StorageAnswer::Log { entries }
-                    }
-                    StorageRequest::Query(request) => {
-                        StorageAnswer::Queried(shared.store.read(&request))
-                    }
-                    _ => return Err(Ended::broken("a request that reads nothing")),
-                };
-                shared.answers.answer(request, body);
-            }
+                StorageRequest::Query(request) => {
+                    StorageAnswer::Queried(shared.store.read(&request))
+                }
+                _ => return Err(Ended::broken("a request that reads nothing")),
+            };
+            shared.answers.answer(request, body);
         }
     }
     Ok(())
 }
 
 fn snapshots(shared: &Shared, works: &Receiver<Asked>) -> Result<(), Ended> {
-    for Asked { request, body } in works {
-        shared.answer(request, snapshot(&shared.store, body));
+    for asked in works {
+        snapshot_one(shared, asked);
     }
     Ok(())
+}
+
+pub(super) fn snapshot_one(shared: &Shared, asked: Asked) {
+    shared.answer(asked.request, snapshot(&shared.store, asked.body));
 }
 
 fn snapshot(store: &Store, body: StorageRequest) -> Result<StorageAnswer, StoreError> {
@@ -333,61 +353,88 @@ fn snapshot(store: &Store, body: StorageRequest) -> Result<StorageAnswer, StoreE
 }
 
 fn keep(shared: &Shared, works: &Receiver<Keep>) -> Result<(), Ended> {
-    let store = &shared.store;
-    let flush_all = || -> Result<(), StoreError> {
-        for (group, ..) in store.replicas() {
-            store.flush(group)?;
-        }
-        Ok(())
-    };
-    let mut flushed = Instant::now();
-    let mut full = false;
-    let mut waiting: Vec<Asked> = Vec::new();
+    let mut keeper = Keeper::new();
     loop {
         match works.recv_timeout(LOOK) {
-            Ok(Keep::Asked(asked)) => waiting.push(asked),
-            Ok(Keep::Finish) => {
-                flush_all()?;
-                shared.tell(|reports| reports.finished = true);
-            }
+            Ok(work) => keeper.serve(shared, work)?,
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
-        for asked in std::mem::take(&mut waiting) {
+        keeper.look(shared)?;
+    }
+}
+
+/// Flushes trees when it is asked to, and when there is enough to flush.
+pub(super) struct Keeper {
+    flushed: Instant,
+    full: bool,
+    waiting: Vec<Asked>,
+}
+
+impl Keeper {
+    pub(super) fn new() -> Keeper {
+        Keeper {
+            flushed: now(),
+            full: false,
+            waiting: Vec::new(),
+        }
+    }
+
+    pub(super) fn serve(&mut self, shared: &Shared, work: Keep) -> Result<(), Ended> {
+        match work {
+            Keep::Asked(asked) => self.waiting.push(asked),
+            Keep::Finish => {
+                flush_all(&shared.store)?;
+                shared.tell(|reports| reports.finished = true);
+            }
+        }
+        Ok(())
+    }
+
+    /// To be called every [`LOOK`], and after each [`Keeper::serve`].
+    pub(super) fn look(&mut self, shared: &Shared) -> Result<(), Ended> {
+        for asked in std::mem::take(&mut self.waiting) {
             let StorageRequest::BuildSnapshot { group } = asked.body else {
                 return Err(Ended::broken("a request that flushes nothing"));
             };
-            match store.flush(group) {
+            match shared.store.flush(group) {
                 // An error would end the group, again and again; so the answer waits for room. Until then the log is kept.
                 Err(error) if is_full(&error) => {
-                    if !full {
+                    if !std::mem::replace(&mut self.full, true) {
                         tracing::error!("a snapshot of {group}: {error}; tried again");
                     }
-                    full = true;
-                    waiting.push(asked);
+                    self.waiting.push(asked);
                 }
                 done => shared.answer(asked.request, done.map(StorageAnswer::Snapshot)),
             }
         }
-        let unflushed = store.unflushed_bytes();
-        let due = flushed.elapsed() > FLUSH && unflushed > shared.unflushed_bytes_max / 8;
+        let unflushed = shared.store.unflushed_bytes();
+        let passed = now().saturating_duration_since(self.flushed);
+        let due = passed > FLUSH && unflushed > shared.unflushed_bytes_max / 8;
         if due || unflushed > shared.unflushed_bytes_max {
-            flushed = Instant::now();
-            match flush_all() {
+            self.flushed = now();
+            match flush_all(&shared.store) {
                 // Nothing is lost: the log has it. The board shows the free bytes, and the next look tries again.
                 Err(error) if is_full(&error) => {
-                    if !full {
+                    if !std::mem::replace(&mut self.full, true) {
                         tracing::error!("flush: {error}; tried again");
                     }
-                    full = true;
                 }
                 done => {
                     done?;
-                    full = false;
+                    self.full = false;
                 }
             }
         }
+        Ok(())
     }
+}
+
+fn flush_all(store: &Store) -> Result<(), StoreError> {
+    for (group, ..) in store.replicas() {
+        store.flush(group)?;
+    }
+    Ok(())
 }
 
 /// Flushes everything; a full disk is the flushing thread's to tell.
@@ -409,11 +456,16 @@ fn merge(shared: &Shared, ends: &Receiver<Never>) -> Result<(), Ended> {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
-        match shared.store.maintain() {
-            Err(error) if is_full(&error) => tracing::error!("maintenance: {error}"),
-            done => done?,
-        }
+        merge_once(shared)?;
     }
+}
+
+pub(super) fn merge_once(shared: &Shared) -> Result<(), Ended> {
+    match shared.store.maintain() {
+        Err(error) if is_full(&error) => tracing::error!("maintenance: {error}"),
+        done => done?,
+    }
+    Ok(())
 }
 
 fn is_full(error: &StoreError) -> bool {

@@ -24,8 +24,31 @@ pub struct Written {
     pub result: io::Result<()>,
 }
 
+/// Where units are written durably, several at once.
+pub(super) trait UnitWriter {
+    /// Whether another write may be begun.
+    fn has_room(&self) -> bool;
+    /// How long the oldest write has been in flight.
+    fn waiting(&self) -> Duration;
+    /// The next write that has ended.
+    fn ended(&mut self) -> Option<Written>;
+    /// Opens a segment for writing.
+    ///
+    /// # Errors
+    /// The disk.
+    async fn open(&mut self, segment: u64) -> io::Result<()>;
+    /// Where a segment is, for people.
+    fn place(&self, segment: u64) -> String;
+    /// Begins a write into the open segment.
+    ///
+    /// # Panics
+    /// Another segment is open.
+    fn begin(&mut self, write: Write);
+}
+
 /// Writes units, and wakes the executor's main task when they are durable.
 pub struct Writer {
+    disk: StdDisk,
     file: Option<(u64, Rc<DmaFile>)>,
     #[cfg(feature = "faults")]
     dir: std::path::PathBuf,
@@ -38,8 +61,9 @@ pub struct Writer {
 
 impl Writer {
     /// A writer that wakes through `wake`.
-    pub fn new(wake: UnboundedSender<()>) -> Writer {
+    pub fn new(disk: StdDisk, wake: UnboundedSender<()>) -> Writer {
         Writer {
+            disk,
             file: None,
             #[cfg(feature = "faults")]
             dir: std::path::PathBuf::new(),
@@ -49,34 +73,30 @@ impl Writer {
             wake,
         }
     }
+}
 
-    /// Whether another write may be begun.
-    pub fn has_room(&self) -> bool {
+impl UnitWriter for Writer {
+    fn has_room(&self) -> bool {
         self.flying < WRITES_MAX
     }
 
-    /// How long the oldest write has been in flight.
-    pub fn waiting(&self) -> Duration {
+    fn waiting(&self) -> Duration {
         self.began.front().map_or(Duration::ZERO, Instant::elapsed)
     }
 
-    /// The next write that has ended.
-    pub fn ended(&mut self) -> Option<Written> {
+    fn ended(&mut self) -> Option<Written> {
         let written = self.done.borrow_mut().pop_front()?;
         self.flying -= 1;
         self.began.pop_front();
         Some(written)
     }
 
-    /// Opens a segment for writing, and holds its lock through the same open file description (LOG-5).
-    ///
-    /// # Errors
-    /// The disk.
-    pub async fn open(&mut self, disk: &StdDisk, segment: u64) -> io::Result<()> {
+    /// Holds the segment's lock through the same open file description (LOG-5).
+    async fn open(&mut self, segment: u64) -> io::Result<()> {
         if self.file.as_ref().is_some_and(|(open, _)| *open == segment) {
             return Ok(());
         }
-        let path = disk.path(segment);
+        let path = self.disk.path(segment);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -96,11 +116,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Begins a write into the open segment.
-    ///
-    /// # Panics
-    /// Another segment is open.
-    pub fn begin(&mut self, write: Write) {
+    fn place(&self, segment: u64) -> String {
+        self.disk.path(segment).display().to_string()
+    }
+
+    fn begin(&mut self, write: Write) {
         let (segment, file) = self.file.as_ref().expect("a segment is open");
         assert_eq!(
             *segment, write.location.segment,

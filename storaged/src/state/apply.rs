@@ -7,6 +7,7 @@ use bytes::Bytes;
 use mareedb_ipc::wire::command::{Command, Outcome, Rules, unstamp};
 use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry};
 use mareedb_ipc::wire::{Revision, encode};
+use mareedb_ipc::world::{Fault, planted, wall_ms};
 
 /// What an entry is applied under.
 pub(super) struct Now<'a> {
@@ -48,7 +49,10 @@ pub(super) fn apply(
             let next = batch.system.clock.0.checked_add(1).ok_or_else(|| {
                 StoreError::Damaged(format!("entry {}: no revision is left", entry.position))
             })?;
-            let revision = Revision(proposed.0.max(next));
+            let mut revision = Revision(proposed.0.max(next));
+            if planted(Fault::ClockInApply) {
+                revision = revision.max(Revision::from_unix_ms(wall_ms()));
+            }
             batch.system.clock = revision;
             let now = Now {
                 revision,

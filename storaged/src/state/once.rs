@@ -13,6 +13,7 @@ use super::txn;
 use bytes::Bytes;
 use mareedb_ipc::wire::command::{IdempotencyKey, Outcome, SessionRef, Txn};
 use mareedb_ipc::wire::{NodeId, RandomId, Revision, encode};
+use mareedb_ipc::world::{Fault, planted};
 use std::ops::Bound;
 
 /// Expired idempotency keys that one entry clears away. More than one, so that clearing is faster than filling: a command
@@ -84,7 +85,9 @@ fn check_session(
         return Ok(Some(encode(&Outcome::SessionUnknown).into()));
     };
     // Before anything else: a repeat gets the first outcome for as long as it is known.
-    if let Some(first) = batch.get(&keys::result(origin.session, origin.sequence))? {
+    if let Some(first) = batch.get(&keys::result(origin.session, origin.sequence))?
+        && !planted(Fault::RepeatsApplied)
+    {
         return Ok(Some(first));
     }
     // Its time is over, though no entry has cleared it away yet.

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use mareedb_ipc::wire::read::{Query, ReadError, ReadRequest, ReadResponse};
 use mareedb_ipc::wire::storage::{KeyRange, LogEntry, SnapshotMeta};
 use mareedb_ipc::wire::{GroupId, ReplicaId, Revision};
+use mareedb_ipc::world::{Fault, planted};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -294,7 +295,7 @@ impl Replica {
         let (pin, applied, clock, oldest) = {
             let system = self.system.read();
             let applied = system.meta.last_applied.map_or(0, |at| at.index);
-            if applied < request.min_index {
+            if applied < request.min_index && !planted(Fault::ReadsUnapplied) {
                 return Err(ReadError::NotApplied);
             }
             (self.tree.pin(), applied, system.clock, system.oldest)

@@ -18,8 +18,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A client waits so long for one answer before it asks again.
-const PATIENCE: Duration = Duration::from_millis(1_500);
+/// A client waits so long for one answer, in milliseconds, before it asks again. Less than it takes to elect somebody, so that who
+/// asked a leader that is cut off asks others while that one still believes to lead.
+const PATIENCE_MS: std::ops::Range<u64> = 150..1_500;
 /// Number of the client that writes once all is healed.
 const PROBE: usize = 99;
 /// The epoch of the only range.
@@ -395,7 +396,8 @@ impl Client {
 
     async fn ask(&mut self, make: impl FnOnce(u64) -> ToConsensus) -> Option<FromConsensus> {
         let answer = call(&self.cluster, self.leader, make)?;
-        match select(answer, Timer::after(PATIENCE)).await {
+        let patience = Duration::from_millis(self.rng.within(PATIENCE_MS));
+        match select(answer, Timer::after(patience)).await {
             Either::Left((answer, _)) => answer.ok(),
             Either::Right(_) => None,
         }

@@ -14,13 +14,13 @@ impl Random {
     pub fn fork(&self, purpose: &str, number: u64) -> Random {
         let mut state = self.0 ^ number.wrapping_mul(0xD6E8_FEB8_6659_FD93);
         for byte in purpose.bytes() {
-            state = Random(state ^ u64::from(byte)).next();
+            state = Random(state ^ u64::from(byte)).draw();
         }
         Random(state)
     }
 
     /// The next one.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -30,7 +30,7 @@ impl Random {
 
     /// Below `bound`; 0 for a bound of 0.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
+        self.draw() % bound.max(1)
     }
 
     /// From `range.0` to `range.1`, both included.
@@ -60,11 +60,11 @@ mod tests {
     #[test]
     fn a_purpose_has_its_own_numbers_whatever_others_draw() {
         let mut root = Random::new(7);
-        let before = root.fork("client", 1).next();
-        root.clone().next();
-        assert_eq!(root.fork("client", 1).next(), before);
-        assert_ne!(root.fork("client", 2).next(), before);
-        assert_ne!(root.fork("faults", 1).next(), before);
+        let before = root.fork("client", 1).draw();
+        root.clone().draw();
+        assert_eq!(root.fork("client", 1).draw(), before);
+        assert_ne!(root.fork("client", 2).draw(), before);
+        assert_ne!(root.fork("faults", 1).draw(), before);
         assert!((0..1000).all(|_| (3..=5).contains(&root.within((3, 5)))));
     }
 }

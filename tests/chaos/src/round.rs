@@ -64,7 +64,7 @@ pub async fn run(bed: &Arc<Bed>, plan: &Plan, marks: &mut LogMarks) -> Result<Ro
     let targets = Arc::new(targets(bed));
     let root = Random::new(plan.seed);
     let new_client = |number: usize| {
-        let api = if number / bed.count() % 2 == 0 {
+        let api = if (number / bed.count()).is_multiple_of(2) {
             Api::Rest
         } else {
             Api::Grpc

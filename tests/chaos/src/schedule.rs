@@ -149,7 +149,7 @@ fn draw(random: &mut Random, faults: &[&'static Fault], nodes: usize, at_ms: u64
         for_ms: random.within((low, high)),
         fault,
         place,
-        salt: random.next(),
+        salt: random.draw(),
     }
 }
 

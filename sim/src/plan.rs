@@ -61,7 +61,7 @@ const KINDS: [(Kind, u64); 20] = [
     (Kind::Halves, 4),
     (Kind::OneWay, 4),
     (Kind::Isolated, 5),
-    (Kind::Deposed, 3),
+    (Kind::Deposed, 5),
     (Kind::Ambush, 3),
     (Kind::Flapping, 2),
     (Kind::Slow, 4),
@@ -93,6 +93,8 @@ pub struct Plan {
     pub keys: usize,
     /// Bytes of a value, beside what tells it from others.
     pub value_bytes: usize,
+    /// Heartbeat, shortest election timeout, longest one which is also the lease, in milliseconds.
+    pub timing_ms: (u64, u64, u64),
     /// Mean time of a frame on its way, in microseconds.
     pub delay_us: u64,
     /// Mean time of a durable write, in microseconds.
@@ -145,6 +147,8 @@ impl Plan {
             think_ms: *rng.pick(&[40, 150, 500, 1_500]),
             keys: rng.index(5) + 2,
             value_bytes: *rng.pick(&[0, 0, 100, 2_000]),
+            // As configured by default; quick; a lease that outlasts most elections.
+            timing_ms: *rng.pick(&[(100, 500, 1000), (50, 200, 400), (100, 300, 2000)]),
             delay_us: *rng.pick(&[50, 200, 1_000, 10_000]),
             write_us: *rng.pick(&[50, 300, 2_000, 15_000]),
             drift_ppm: (0..nodes)
@@ -184,6 +188,11 @@ impl Plan {
         config.cluster.enabled = true;
         config.cluster.node_id = Some(format!("node{}", node + 1));
         config.cluster.peers = (0..self.nodes).map(addr).collect();
+        (
+            config.cluster.heartbeat_ms,
+            config.cluster.election_timeout_min_ms,
+            config.cluster.election_timeout_max_ms,
+        ) = self.timing_ms;
         config.storage.segment_bytes = self.segment_bytes;
         config.storage.log_retain_bytes = self.retain_bytes;
         config.storage.log_cache_bytes = self.cache_bytes;

@@ -16,7 +16,7 @@ const SECOND: u64 = 1_000_000_000;
 const FORMS_NS: u64 = 30 * SECOND;
 /// Once all is healed a write is acknowledged within this: a lease, an election timeout, and what a node needs to start and
 /// to be connected with.
-const HEALS_NS: u64 = 8 * SECOND;
+const HEALS_NS: u64 = 10 * SECOND;
 /// All replicas are equal, and no client waits any more, within this.
 const EQUAL_NS: u64 = 40 * SECOND;
 

@@ -37,9 +37,16 @@ impl StdDisk {
                 fs::remove_file(entry.path())?;
             }
         }
-        for segment in disk.segments()? {
+        let mut segments = disk.segments()?;
+        segments.sort_unstable_by(|a, b| b.cmp(a));
+        for (age, segment) in segments.into_iter().enumerate() {
             let file = File::open(disk.path(segment))?;
             file.lock()?;
+            // A predecessor may have been killed in the middle of a durable write, with its bytes in the kernel's memory and not on
+            // the disk: what is read is called durable. It wrote to the newest segment, or the next one is made already.
+            if age < 2 {
+                file.sync_data()?;
+            }
         }
         Ok(disk)
     }

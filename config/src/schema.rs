@@ -208,7 +208,7 @@ impl Default for Limits {
             page_items_max: 10_000,
             page_bytes_max: 1 << 20,
             requests_in_flight_max: 4096,
-            queueing_target_ms: 25,
+            queueing_target_ms: 100,
             connections_max: 4096,
             timeout_ms_max: 60_000,
             idempotency_keys_max: 1_000_000,

@@ -4,10 +4,10 @@
 mod support;
 
 use mareedb_bench::cluster::Node;
-use mareedb_bench::load::{Load, Plan, Summary, check};
+use mareedb_bench::load::{Load, Plan};
 use serde_json::Value;
 use std::fs;
-use support::{Bed, PATIENCE, bed_of, block_on, healthy, server_with_faults};
+use support::{Bed, PATIENCE, bed_of, block_on, healthy, server_with_faults, settle};
 
 /// What a node's disk does from now on; see storaged/src/io/faults.rs.
 fn ask_for(node: &Node, faults: &str) {
@@ -30,25 +30,6 @@ fn load(bed: &Bed, spared: usize, prefix: &str) -> Load {
         value_bytes: 100,
         prefix: prefix.into(),
     })
-}
-
-/// DUR-1 and ONCE-1, seen through every node; and no request has failed.
-async fn settle(bed: &Bed, load: Load) -> Summary {
-    let plan = load.plan().clone();
-    let summary = load.stop().await;
-    assert_eq!(summary.failures, Vec::<String>::new(), "failed requests");
-    for node in &bed.cluster.nodes {
-        let verdict = check(&plan, &summary, node.rest()).await.unwrap();
-        assert_eq!(verdict.lost, Vec::<String>::new(), "lost, by {}", node.name);
-        assert_eq!(
-            verdict.twice,
-            Vec::<String>::new(),
-            "twice, by {}",
-            node.name
-        );
-        assert_eq!(verdict.found, summary.acknowledged);
-    }
-    summary
 }
 
 fn says_stall(status: &Value, name: &str) -> bool {

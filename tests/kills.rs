@@ -5,8 +5,8 @@ mod support;
 
 use mareedb_bench::cluster::DAEMONS;
 use mareedb_bench::failover::{Blow, Place, strike, strike_node};
-use mareedb_bench::load::{Load, Plan, check};
-use support::{Bed, PATIENCE, block_on, healthy_three};
+use mareedb_bench::load::{Load, Plan};
+use support::{Bed, PATIENCE, block_on, healthy_three, settle};
 
 fn load(bed: &Bed, prefix: &str) -> Load {
     Load::start(Plan {
@@ -16,25 +16,6 @@ fn load(bed: &Bed, prefix: &str) -> Load {
         value_bytes: 100,
         prefix: prefix.into(),
     })
-}
-
-/// DUR-1 and ONCE-1, seen from outside; and no request fails.
-async fn settle(bed: &Bed, load: Load) {
-    let plan = load.plan().clone();
-    let summary = load.stop().await;
-    assert_eq!(summary.failures, Vec::<String>::new(), "failed requests");
-    assert!(summary.acknowledged > 0);
-    for node in &bed.cluster.nodes {
-        let verdict = check(&plan, &summary, node.rest()).await.unwrap();
-        assert_eq!(verdict.lost, Vec::<String>::new(), "lost, by {}", node.name);
-        assert_eq!(
-            verdict.twice,
-            Vec::<String>::new(),
-            "applied twice, by {}",
-            node.name
-        );
-        assert_eq!(verdict.found, summary.acknowledged);
-    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the whole-system tests share: a cluster of the executable under test, on addresses of its own.
 
 use mareedb_bench::cluster::{Addresses, Cluster, Options};
+use mareedb_bench::load::{Load, check};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -56,6 +57,25 @@ pub async fn healthy(mut bed: Bed) -> Bed {
         .await
         .unwrap_or_else(|why| panic!("{why}"));
     bed
+}
+
+/// Stops a load and holds what every node has against what was acknowledged (DUR-1, ONCE-1); and no request has failed.
+pub async fn settle(bed: &Bed, load: Load) {
+    let plan = load.plan().clone();
+    let summary = load.stop().await;
+    assert_eq!(summary.failures, Vec::<String>::new(), "failed requests");
+    assert!(summary.acknowledged > 0);
+    for node in &bed.cluster.nodes {
+        let verdict = check(&plan, &summary, node.rest()).await.unwrap();
+        assert_eq!(verdict.lost, Vec::<String>::new(), "lost, by {}", node.name);
+        assert_eq!(
+            verdict.twice,
+            Vec::<String>::new(),
+            "applied twice, by {}",
+            node.name
+        );
+        assert_eq!(verdict.found, summary.acknowledged);
+    }
 }
 
 /// Runs a test on a runtime of its own.

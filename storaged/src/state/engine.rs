@@ -10,6 +10,7 @@ use crate::fault;
 use bytes::Bytes;
 use lsm_tree::compaction::{Leveled, MoveDown};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Guard, SequenceNumberCounter};
+use parking_lot::Mutex;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,9 @@ pub(super) type Pair = (Vec<u8>, Bytes);
 /// Raw pairs in key order.
 pub(super) type Pairs = Box<dyn Iterator<Item = Result<Pair, StoreError>>>;
 
+/// The engine writes the number of a level's runs as one byte, and would name a list that nobody can read with 256 of them: each flush makes
+/// one, and merges may come later than flushes. From so many on a flush merges first.
+const RUNS_MAX: usize = 64;
 /// Longest key that the engine takes.
 pub(super) const KEY_BYTES_MAX: usize = u16::MAX as usize;
 
@@ -57,6 +61,8 @@ pub(super) struct Lsm {
     dir: PathBuf,
     /// Whether nobody knows which list of files is durable.
     unsettled: AtomicBool,
+    /// Held by whoever merges.
+    merging: Mutex<()>,
 }
 
 fn unsettled(dir: &Path, what: &str) -> StoreError {
@@ -85,6 +91,7 @@ impl Lsm {
             numbers,
             dir,
             unsettled: AtomicBool::new(false),
+            merging: Mutex::default(),
         })
     }
 
@@ -155,11 +162,21 @@ impl Engine for Lsm {
     }
 
     fn flush(&self, watermark: u64) -> Result<(), StoreError> {
+        while self.tree.l0_run_count() >= RUNS_MAX {
+            if !self.compact(watermark)? {
+                return Err(StoreError::Refused(format!(
+                    "{}: {} runs wait to be merged, and are not",
+                    self.dir.display(),
+                    self.tree.l0_run_count()
+                )));
+            }
+        }
         let lock = self.tree.get_flush_lock();
         self.write(|tree| tree.flush(&lock, watermark).map(|_| ()))
     }
 
     fn compact(&self, watermark: u64) -> Result<bool, StoreError> {
+        let _one = self.merging.lock();
         let before = self.tree.current_version().id();
         let strategy = Arc::new(Leveled::default());
         self.write(|tree| tree.compact(strategy, watermark))?;
@@ -170,6 +187,7 @@ impl Engine for Lsm {
         // Nothing is moved from an empty level to itself, and a list is made of it. Without an empty level the next flush does it.
         // Not level 0: flushes may fill it before it is moved, and their tables overlap, which those of one move must not. Below it
         // only merges put tables, and this is their thread.
+        let _one = self.merging.lock();
         let version = self.tree.current_version();
         let mut levels = (0u8..).zip(version.iter_levels()).skip(1);
         let Some((empty, _)) = levels.find(|(_, level)| level.is_empty()) else {

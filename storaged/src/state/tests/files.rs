@@ -52,6 +52,25 @@ fn files_that_were_merged_are_gone_before_anything_else_is_written() {
     assert_eq!((files(), tree.visible()), (lists, visible));
 }
 
+/// 256 runs in a level are a list that nobody can read.
+#[test]
+fn flushes_without_merges_leave_a_tree_that_can_be_opened() {
+    let dir = TempDir::new().unwrap();
+    let tree = tree(dir.path());
+    for round in 0..300u16 {
+        let value = Bytes::copy_from_slice(&round.to_be_bytes());
+        tree.write([(b"k".to_vec(), Some(value))]).show();
+        tree.rotate();
+        tree.flush().unwrap();
+    }
+    drop(tree);
+    let again = self::tree(dir.path());
+    assert_eq!(
+        again.pin().get(b"k").unwrap().unwrap()[..],
+        299u16.to_be_bytes()
+    );
+}
+
 #[test]
 fn a_read_keeps_the_files_that_it_began_with() {
     let dir = TempDir::new().unwrap();

@@ -7,14 +7,14 @@ use mareedb_bench::cluster::Node;
 use mareedb_bench::load::{Load, Plan};
 use serde_json::Value;
 use std::fs;
-use support::{Bed, PATIENCE, bed_of, block_on, healthy, server_with_faults, settle};
+use support::{
+    Bed, PATIENCE, bed_of, block_on, healthy, leads_nothing, put_file, says, server_with_faults,
+    settle,
+};
 
 /// What a node's disk does from now on; see storaged/src/io/faults.rs.
 fn ask_for(node: &Node, faults: &str) {
-    // Whole or not at all: it is read at any moment.
-    let (new, file) = (node.data.join("faults.new"), node.data.join("faults"));
-    fs::write(&new, faults).unwrap();
-    fs::rename(new, file).unwrap();
+    put_file(node, "faults", faults);
 }
 
 /// Clients of all nodes but one.
@@ -32,15 +32,6 @@ fn load(bed: &Bed, spared: usize, prefix: &str) -> Load {
     })
 }
 
-fn says_stall(status: &Value, name: &str) -> bool {
-    let reasons = status["reasons"].as_array();
-    status["verdict"] == "degraded"
-        && reasons.into_iter().flatten().any(|reason| {
-            let message = reason["message"].as_str().unwrap_or_default();
-            reason["code"] == "DISK_STALL" && message.contains(name)
-        })
-}
-
 /// A leader whose disk stalls hands over, every node says why, and all is as before when it writes again.
 #[test]
 fn a_leader_whose_disk_stalls_hands_over_until_it_writes_again() {
@@ -53,11 +44,9 @@ fn a_leader_whose_disk_stalls_hands_over_until_it_writes_again() {
         ask_for(node, "delay_ms=4000");
         let name = node.name.as_str();
         let moved = |status: &Value| {
-            let elsewhere = |group: &Value| group["leader"] != name && !group["leader"].is_null();
-            let groups = status["groups"].as_array();
-            says_stall(status, name)
+            says(status, "DISK_STALL", name)
                 && status["failures_tolerated"] == 0
-                && groups.is_some_and(|groups| groups.iter().all(elsewhere))
+                && leads_nothing(status, name)
         };
         bed.cluster
             .await_status(PATIENCE, moved)

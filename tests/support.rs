@@ -1,7 +1,9 @@
 //! What the whole-system tests share: a cluster of the executable under test, on addresses of its own.
 
-use mareedb_bench::cluster::{Addresses, Cluster, Options};
+use mareedb_bench::cluster::{Addresses, Cluster, Node, Options};
 use mareedb_bench::load::{Load, check};
+use serde_json::Value;
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -95,6 +97,30 @@ pub fn server_with_faults() -> PathBuf {
     BUILT
         .get_or_init(|| built("maree-db-server-faults", &features))
         .clone()
+}
+
+/// Puts a file into a node's data directory that is read at any moment: whole or not at all.
+pub fn put_file(node: &Node, name: &str, text: &str) {
+    let new = node.data.join(format!("{name}.new"));
+    fs::write(&new, text).expect("a data directory");
+    fs::rename(new, node.data.join(name)).expect("a data directory");
+}
+
+/// Whether a cluster's status is degraded, for this reason, which names a node.
+pub fn says(status: &Value, code: &str, name: &str) -> bool {
+    let reasons = status["reasons"].as_array();
+    status["verdict"] == "degraded"
+        && reasons.into_iter().flatten().any(|reason| {
+            let message = reason["message"].as_str().unwrap_or_default();
+            reason["code"] == code && message.contains(name)
+        })
+}
+
+/// Whether every group has a leader, and that is not this node.
+pub fn leads_nothing(status: &Value, name: &str) -> bool {
+    let elsewhere = |group: &Value| group["leader"] != name && !group["leader"].is_null();
+    let groups = status["groups"].as_array();
+    groups.is_some_and(|groups| groups.iter().all(elsewhere))
 }
 
 fn built(name: &str, arguments: &[&str]) -> PathBuf {

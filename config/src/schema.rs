@@ -77,7 +77,7 @@ pub struct Cluster {
     pub election_timeout_min_ms: u64,
     /// Longest time without a leader before an election; also the leader's lease.
     pub election_timeout_max_ms: u64,
-    /// A leader whose clock is ahead of a majority by more than this hands over.
+    /// A node whose wall clock is ahead of a majority's by more than this leads nothing (`CLOCK_AHEAD`).
     pub max_clock_offset_ms: u64,
 }
 impl Default for Cluster {

@@ -1,35 +1,98 @@
 //! Time as consensusd sees it, behind a trait: the simulation brings its own.
 
+use crate::rt;
 use mareedb_ipc::wire::Revision;
 use mareedb_ipc::world::wall_ms;
-use std::sync::atomic::{AtomicU64, Ordering};
+use parking_lot::Mutex;
+use std::time::{Duration, Instant};
+
+/// A wall clock that jumps ahead is not followed before it has stayed there for so long: by then, a leader who is ahead of
+/// the others has handed over (`cluster.max_clock_offset_ms`), and no revision has followed its jump.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Source of proposed revisions.
 pub trait Clock: Send + Sync {
     /// A revision above every one that this clock gave before, at the current time or after it.
     fn revision(&self) -> Revision;
+
+    /// The node's wall clock, in milliseconds since 1970. It may jump.
+    fn wall_ms(&self) -> u64;
 }
 
 /// A hybrid logical clock over the system's clock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct HybridClock {
-    last: AtomicU64,
+    state: Mutex<State>,
+    /// A jump ahead by more is not followed at once, in milliseconds.
+    jump_ms: u64,
     /// A file with milliseconds, which may be negative, that the system's clock is off by.
     #[cfg(feature = "faults")]
     off_by: Option<std::path::PathBuf>,
 }
 
+#[derive(Debug)]
+struct State {
+    last: Revision,
+    /// The wall clock as it was last followed, and when.
+    followed: (u64, Instant),
+    /// Since when it is too far ahead.
+    ahead_since: Option<Instant>,
+}
+
+impl State {
+    /// The wall clock in milliseconds, without a jump that is too young.
+    fn pace(&mut self, wall: u64, now: Instant, jump_ms: u64) -> u64 {
+        let (before, at) = self.followed;
+        let passed = now.saturating_duration_since(at).as_millis();
+        let expected = before.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX));
+        if wall > expected.saturating_add(jump_ms) {
+            let since = *self.ahead_since.get_or_insert(now);
+            if now.saturating_duration_since(since) < PATIENCE {
+                return expected;
+            }
+        }
+        self.ahead_since = None;
+        self.followed = (wall, now);
+        wall
+    }
+}
+
 impl HybridClock {
-    /// A clock that is set by the file `clock` in this directory.
-    #[cfg(feature = "faults")]
-    pub fn set_by(data_dir: &str) -> HybridClock {
+    /// A clock that follows jumps ahead by more than `jump_ms` with some patience only.
+    pub fn new(jump_ms: u64) -> HybridClock {
         HybridClock {
-            off_by: Some(std::path::Path::new(data_dir).join("clock")),
-            ..HybridClock::default()
+            state: Mutex::new(State {
+                last: Revision(0),
+                followed: (wall_ms(), rt::now()),
+                ahead_since: None,
+            }),
+            jump_ms,
+            #[cfg(feature = "faults")]
+            off_by: None,
         }
     }
 
-    fn now_ms(&self) -> u64 {
+    /// One that is set by the file `clock` in this directory.
+    #[cfg(feature = "faults")]
+    pub fn set_by(data_dir: &str, jump_ms: u64) -> HybridClock {
+        let mut clock = HybridClock::new(jump_ms);
+        clock.off_by = Some(std::path::Path::new(data_dir).join("clock"));
+        // A process that starts has nothing but what it finds.
+        clock.state.get_mut().followed = (clock.wall_ms(), rt::now());
+        clock
+    }
+}
+
+impl Clock for HybridClock {
+    fn revision(&self) -> Revision {
+        let (wall, now) = (self.wall_ms(), rt::now());
+        let mut state = self.state.lock();
+        let paced = Revision::from_unix_ms(state.pace(wall, now, self.jump_ms));
+        state.last = paced.max(state.last.next());
+        state.last
+    }
+
+    fn wall_ms(&self) -> u64 {
         let now = wall_ms();
         #[cfg(feature = "faults")]
         if let Some(file) = &self.off_by
@@ -41,31 +104,37 @@ impl HybridClock {
     }
 }
 
-impl Clock for HybridClock {
-    fn revision(&self) -> Revision {
-        let now = Revision::from_unix_ms(self.now_ms()).0;
-        let before = self
-            .last
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| {
-                Some(now.max(last + 1))
-            })
-            .unwrap_or(0);
-        Revision(now.max(before + 1))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn revisions_only_grow() {
-        let clock = HybridClock::default();
+        let clock = HybridClock::new(500);
         let mut last = Revision(0);
         for _ in 0..10_000 {
             let next = clock.revision();
             assert!(next > last);
             last = next;
         }
+    }
+
+    #[test]
+    fn a_jump_ahead_is_followed_when_it_stays_and_a_drift_and_a_step_back_at_once() {
+        let began = rt::now();
+        let mut state = State {
+            last: Revision(0),
+            followed: (1_000_000, began),
+            ahead_since: None,
+        };
+        let mut at =
+            |wall: u64, seconds: u64| state.pace(wall, began + Duration::from_secs(seconds), 500);
+        assert_eq!(at(1_001_400, 1), 1_001_400, "a drift");
+        assert_eq!(at(9_000_000, 2), 1_002_400, "a jump");
+        assert_eq!(at(9_009_000, 11), 1_011_400, "a jump that is too young");
+        assert_eq!(at(1_012_000, 12), 1_012_000, "and is over");
+        assert_eq!(at(9_000_000, 13), 1_013_000, "another one");
+        assert_eq!(at(9_010_000, 23), 9_010_000, "that stays");
+        assert_eq!(at(1_000_000, 24), 1_000_000, "a step back");
     }
 }

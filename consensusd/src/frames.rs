@@ -2,6 +2,7 @@
 //!
 //! Format: postcard, docs/formats/peer-frames.md; variants are only added at the end. Hostile bytes give an error.
 
+use crate::offsets::Held;
 use crate::raft::C;
 use bytes::Bytes;
 use mareedb_ipc::wire::storage::{SnapshotChunk, SnapshotMeta};
@@ -45,6 +46,15 @@ pub enum Frame {
     },
     /// Beside each ping while the sender's disk stalls: nobody is to hand leadership to it.
     DiskStalled,
+    /// The sender's wall clock.
+    Clock {
+        /// What it says, in milliseconds since 1970.
+        wall_ms: u64,
+        /// What the receiver's said when the sender was last told, and for how long it has held that.
+        back: Option<Held>,
+        /// Whether the sender knows its own to be ahead of a majority's: nobody is to hand leadership to it.
+        ahead: bool,
+    },
 }
 
 /// What the meta group's leader tells all others, so that each of them can show it.

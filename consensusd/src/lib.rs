@@ -12,6 +12,7 @@ pub mod incoming;
 pub mod log_link;
 #[cfg(test)]
 mod model;
+pub mod offsets;
 pub mod peers;
 mod planted;
 pub mod proposals;

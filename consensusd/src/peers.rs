@@ -20,6 +20,8 @@ pub struct Peer {
     pub heard_at: Option<u64>,
     /// When it last said that its disk stalls.
     stalled_at: Option<u64>,
+    /// Whether it last said that its clock is ahead of a majority's.
+    clock_ahead: bool,
 }
 
 /// All peers.
@@ -61,9 +63,17 @@ impl Peers {
         let said = self.by_addr.get(addr).and_then(|peer| peer.stalled_at);
         said.is_some_and(|at| now.saturating_sub(at) < OFFLINE_MS / 2)
     }
+    /// A peer says whether its clock is ahead of a majority's.
+    pub fn set_clock_ahead(&mut self, addr: &str, ahead: bool) {
+        self.by_addr.entry(addr.to_owned()).or_default().clock_ahead = ahead;
+    }
+    /// Whether its clock is ahead of a majority's, as far as it has said so.
+    pub fn clock_ahead(&self, addr: &str) -> bool {
+        self.by_addr.get(addr).is_some_and(|peer| peer.clock_ahead)
+    }
     /// Whether leadership may be handed to it.
     pub fn fit_to_lead(&self, addr: &str, now: u64) -> bool {
-        self.online(addr, now) && !self.stalled(addr, now)
+        self.online(addr, now) && !self.stalled(addr, now) && !self.clock_ahead(addr)
     }
     /// A leader's report came in; an older term's is ignored.
     pub fn reported(&mut self, term: u64, lags: Vec<(NodeId, u64)>, now: u64) {

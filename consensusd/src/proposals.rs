@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use mareedb_ipc::wire::NodeId;
-use mareedb_ipc::wire::command::{Command, Rules, encode_command, stamp};
+use mareedb_ipc::wire::command::{Command, Rules, Stamp, encode_command};
 use mareedb_ipc::wire::gateway::ConsensusError;
 use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
@@ -24,7 +24,7 @@ use openraft::raft::WriteResult;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What an entry adds to its command in the log ring, at most.
@@ -48,6 +48,8 @@ struct Shared {
     word: Word,
     /// The term in which this node has said its first word.
     said: tokio::sync::Mutex<u64>,
+    /// Up to when this leader has counted time in its term.
+    counted: Mutex<Instant>,
     in_flight: Arc<Semaphore>,
     units_max: usize,
     queue: Mutex<Queue>,
@@ -93,6 +95,7 @@ impl Proposals {
             clock,
             word,
             said: tokio::sync::Mutex::default(),
+            counted: Mutex::new(rt::now()),
             in_flight: Arc::new(Semaphore::new(units_max)),
             units_max,
             queue: Mutex::default(),
@@ -159,9 +162,12 @@ impl Proposals {
             rules: me.word.rules.clone(),
         });
         for _ in 0..FIRST_WORD_TRIES {
-            let payload = Payload(stamp(me.clock.revision(), &command));
+            // What passed before this term is not this leader's to count.
+            let from = rt::now();
+            let payload = Payload(Stamp::at(me.clock.revision()).on(&command));
             match me.raft.client_write(payload).await {
                 Ok(_) => {
+                    *me.counted.lock() = from;
                     *said = term;
                     tracing::info!(term, cause = ?me.word.rise.cause(), "this node leads");
                     me.word.rise.told();
@@ -192,6 +198,15 @@ impl Proposals {
     pub fn owes_a_word(&self) -> bool {
         let said = self.0.said.try_lock();
         said.is_ok_and(|said| self.leads().is_some_and(|term| term != *said))
+    }
+
+    /// Counts the time up to `now`, in whole milliseconds.
+    fn count(&self, now: Instant) -> u32 {
+        let mut counted = self.0.counted.lock();
+        let elapsed = now.saturating_duration_since(*counted).as_millis();
+        let elapsed = u32::try_from(elapsed).unwrap_or(u32::MAX);
+        *counted += Duration::from_millis(elapsed.into());
+        elapsed
     }
 
     async fn run(&self) {
@@ -233,6 +248,8 @@ impl Proposals {
 
     async fn propose(&self, batch: Vec<(Call, Bytes)>, permit: OwnedSemaphorePermit) {
         let me = &self.0;
+        // Before it is known that this node leads, so that it led all the time up to here.
+        let now = rt::now();
         if !me.raft.is_leader() {
             let leader = leader_node(&me.raft);
             for (call, _) in batch {
@@ -249,9 +266,16 @@ impl Proposals {
             return;
         }
         let (calls, commands): (Vec<Call>, Vec<Bytes>) = batch.into_iter().unzip();
+        let mut elapsed_ms = self.count(now);
         let payloads: Vec<Payload> = commands
             .into_iter()
-            .map(|command| Payload(stamp(me.clock.revision(), &command)))
+            .map(|command| {
+                let stamp = Stamp {
+                    revision: me.clock.revision(),
+                    elapsed_ms: std::mem::take(&mut elapsed_ms),
+                };
+                Payload(stamp.on(&command))
+            })
             .collect();
         match me.raft.client_write_many(payloads).await {
             Ok(results) => {

@@ -33,6 +33,8 @@ pub struct Sources<'a> {
     pub ready: bool,
     /// Whether this node's disk stalls.
     pub disk_stalled: bool,
+    /// Whether this node's wall clock is ahead of a majority's.
+    pub clock_ahead: bool,
     /// A leader whose last quorum is older than this is none.
     pub lease_ms: u64,
     /// Monotone milliseconds.
@@ -134,6 +136,11 @@ fn member_view(
             sources.disk_stalled
         } else {
             sources.peers.stalled(&member.facts.addr, now)
+        },
+        clock_ahead: if own {
+            sources.clock_ahead
+        } else {
+            sources.peers.clock_ahead(&member.facts.addr)
         },
         last_contact_ms: if own {
             Some(0)

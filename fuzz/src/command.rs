@@ -4,8 +4,8 @@
 use super::{next, stream};
 use bytes::Bytes;
 use mareedb_ipc::wire::command::{
-    Cause, Command, Compare, CompareOp, CompareTarget, IdempotencyKey, Op, Rules, SessionRef, Txn,
-    encode_command, stamp,
+    Cause, Command, Compare, CompareOp, CompareTarget, IdempotencyKey, Op, Rules, SessionRef,
+    Stamp, Txn, encode_command,
 };
 use mareedb_ipc::wire::read::{Query, ReadError, ReadRequest, ReadResponse};
 use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry};
@@ -88,12 +88,16 @@ pub fn run(mut bytes: &[u8]) {
             Step::Apply(later, command) => {
                 ms += u64::from(later);
                 let command = encode_command(&common(command));
-                EntryBody::Normal(stamp(Revision::from_unix_ms(ms), &command))
+                let stamp = Stamp {
+                    revision: Revision::from_unix_ms(ms),
+                    elapsed_ms: later,
+                };
+                EntryBody::Normal(stamp.on(&command))
             }
             // The last revisions of all are refused, which is the end of a group.
             Step::At(revision, command) => {
                 let command = encode_command(&common(command));
-                EntryBody::Normal(stamp(Revision(revision >> 1), &command))
+                EntryBody::Normal(Stamp::at(Revision(revision >> 1)).on(&command))
             }
             Step::Blank => EntryBody::Blank,
             Step::Membership(bytes) => EntryBody::Membership(bytes),

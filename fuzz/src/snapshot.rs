@@ -6,7 +6,7 @@
 
 use super::{command, next, stream};
 use bytes::Bytes;
-use mareedb_ipc::wire::command::{Command, Election, Outcome, Rules, encode_command, stamp};
+use mareedb_ipc::wire::command::{Command, Election, Outcome, Rules, Stamp, encode_command};
 use mareedb_ipc::wire::read::Query;
 use mareedb_ipc::wire::storage::{EntryBody, LogEntry, SnapshotChunk, SnapshotMeta};
 use mareedb_ipc::wire::{FIRST_DATA_GROUP, LogPosition, NodeId, RandomId, Revision, encode};
@@ -133,6 +133,8 @@ fn system(head: &Head, pairs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<u8> {
     let body = encode(&(
         &head.meta,
         head.clock,
+        // Logged time.
+        head.clock,
         data.wrapping_add(a),
         idempotent.wrapping_add(b),
         head.expired,
@@ -143,7 +145,7 @@ fn system(head: &Head, pairs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<u8> {
         head.elected_term,
         elections.wrapping_add(d),
     ));
-    let mut out = vec![3];
+    let mut out = vec![4];
     out.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
     out.extend_from_slice(&body);
     out
@@ -214,11 +216,15 @@ pub fn run(mut bytes: &[u8]) {
             command::Step::Apply(later, given) => {
                 ms += u64::from(later);
                 let given = encode_command(&command::common(given));
-                EntryBody::Normal(stamp(Revision::from_unix_ms(ms), &given))
+                let stamp = Stamp {
+                    revision: Revision::from_unix_ms(ms),
+                    elapsed_ms: later,
+                };
+                EntryBody::Normal(stamp.on(&given))
             }
             command::Step::At(revision, given) => {
                 let given = encode_command(&command::common(given));
-                EntryBody::Normal(stamp(Revision(revision), &given))
+                EntryBody::Normal(Stamp::at(Revision(revision)).on(&given))
             }
             command::Step::Read(query) => {
                 let _ = command::read(&store, query);

@@ -252,6 +252,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
             voter: true,
             online: true,
             disk_stalled: false,
+            clock_ahead: false,
             last_contact_ms: Some(1),
             lag_ms: None,
         }],

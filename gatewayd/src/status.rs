@@ -134,6 +134,17 @@ fn from_view(view: &ClusterView) -> v1::ClusterStatusResponse {
                 ));
             }
         }
+        for member in &view.members {
+            if member.online && member.clock_ahead {
+                reasons.push(reason(
+                    "CLOCK_AHEAD",
+                    format!(
+                        "the clock of {} is ahead of a majority's by more than cluster.max_clock_offset_ms: it leads nothing until it is set right",
+                        member.name
+                    ),
+                ));
+            }
+        }
         if reasons.is_empty() {
             Verdict::Healthy
         } else {

@@ -46,11 +46,13 @@ pub enum Fault {
     ClockInApply,
     /// A snapshot leaves out what was answered (ONCE-1, DET-1).
     SnapshotWithoutSessions,
+    /// Sessions and idempotency keys expire by what the leader's wall clock says (ONCE-1).
+    ExpiryByWallClock,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 14] = [
+    pub const ALL: [Fault; 15] = [
         Fault::RestoreAlways,
         Fault::LeaseReads,
         Fault::RestoredReads,
@@ -65,6 +67,7 @@ impl Fault {
         Fault::ReadsUnapplied,
         Fault::ClockInApply,
         Fault::SnapshotWithoutSessions,
+        Fault::ExpiryByWallClock,
     ];
 }
 

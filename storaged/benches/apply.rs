@@ -3,7 +3,7 @@
 //! Puts of 256 bytes by sessions with some requests open, as gateways send them, applied in batches of several sizes.
 
 use bytes::Bytes;
-use mareedb_ipc::wire::command::{Command, Op, Rules, SessionRef, Txn, encode_command, stamp};
+use mareedb_ipc::wire::command::{Command, Op, Rules, SessionRef, Stamp, Txn, encode_command};
 use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry};
 use mareedb_ipc::wire::{FIRST_DATA_GROUP, LogPosition, NodeId, RandomId, ReplicaId, Revision};
 use mareedb_storaged::state::{Store, StoreOptions};
@@ -20,7 +20,7 @@ fn entry(index: u64, command: &Command) -> LogEntry {
     let revision = Revision::from_unix_ms(1_700_000_000_000 + index);
     LogEntry {
         position: LogPosition { term: 1, index },
-        body: EntryBody::Normal(stamp(revision, &encode_command(command))),
+        body: EntryBody::Normal(Stamp::at(revision).on(&encode_command(command))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Who leads: handing over, following the meta group, minding the disk.
+//! Who leads: handing over, following the meta group, minding the disk and the clock.
 
 use super::{CALM_MS, FOLLOW_MS, HAND_OVER_MS, Host, STORAGE_AWAY_MS};
 use crate::formation::Formation;
@@ -19,7 +19,7 @@ impl Host {
 
     /// Whether replicas of this node may stand for election.
     pub(super) fn may_elect(&self) -> bool {
-        !self.draining && !self.stalled
+        !self.draining && !self.stalled && self.clock_ahead_ms.is_none()
     }
 
     fn let_elect(&self) {
@@ -68,7 +68,7 @@ impl Host {
         }
         if nobody && names.is_empty() {
             return Err(ConsensusError::Refused(
-                "no other voter is online, with a disk that writes, to take over leadership".into(),
+                "no other voter is online, with a disk that writes and a clock that is right, to take over leadership".into(),
             ));
         }
         if names.is_empty() {
@@ -131,8 +131,7 @@ impl Host {
         }
     }
 
-    /// A leader whose disk stalls hands over, and stands for no election before a write has completed again. Nobody may be there to
-    /// take over, or the message may be lost, so that it is tried again while the stall lasts.
+    /// A leader whose disk stalls hands over, and stands for no election before a write has completed again.
     pub(super) fn mind_the_disk(&mut self, now: u64) {
         if self.storage_board.get(Gauge::Ready) == 1 {
             self.storage_seen = Some(now);
@@ -161,11 +160,54 @@ impl Host {
                 tracing::info!("the disk writes again");
             }
         }
-        if stalled && now >= self.next.hand_over && self.leads() {
+        if stalled {
+            self.give_up_leading("the disk stalls", now);
+        }
+    }
+
+    /// A leader whose wall clock is ahead of a majority's by more than `cluster.max_clock_offset_ms` hands over, and stands for no
+    /// election before it is not: revisions would follow it, and those of all that comes after.
+    pub(super) fn mind_the_clock(&mut self, now: u64) {
+        let limit = self.config.cluster.max_clock_offset_ms;
+        let members = self.formation.as_ref().and_then(Formation::formed);
+        let me = self.formation.as_ref().and_then(Formation::my_id);
+        let others: Vec<&str> = members
+            .iter()
+            .flat_map(|formed| &formed.members)
+            .filter(|member| Some(member.id) != me)
+            .map(|member| member.facts.addr.as_str())
+            .collect();
+        // A clock at the limit would make leadership go back and forth.
+        let limit = if self.clock_ahead_ms.is_some() {
+            limit / 2
+        } else {
+            limit
+        };
+        let ahead = self.offsets.ahead(others.into_iter(), limit, now);
+        let changed = ahead.is_some() != self.clock_ahead_ms.is_some();
+        self.clock_ahead_ms = ahead;
+        if changed {
+            self.let_elect();
+            match ahead {
+                Some(ms) => tracing::warn!(
+                    ahead_ms = ms,
+                    "this node's clock is ahead of a majority's: it leads nothing until it is set right"
+                ),
+                None => tracing::info!("this node's clock agrees with the others'"),
+            }
+        }
+        if ahead.is_some() {
+            self.give_up_leading("the clock is ahead", now);
+        }
+    }
+
+    /// Nobody may be there to take over, or the message may be lost, so that it is tried again.
+    fn give_up_leading(&mut self, why: &str, now: u64) {
+        if now >= self.next.hand_over && self.leads() {
             self.next.hand_over = now + HAND_OVER_MS;
             match self.hand_over(None) {
-                Ok(to) => tracing::info!(to, "the disk stalls: leadership is handed over"),
-                Err(error) => tracing::warn!(%error, "the disk stalls, and leadership stays"),
+                Ok(to) => tracing::info!(to, "{why}: leadership is handed over"),
+                Err(error) => tracing::warn!(%error, "{why}, and leadership stays"),
             }
         }
     }

@@ -13,6 +13,7 @@ use crate::clock::{Clock, HybridClock};
 use crate::exchange::Exchange;
 use crate::formation::Formation;
 use crate::log_link::{Done, LogLink};
+use crate::offsets::Offsets;
 use crate::peers::{Ages, Peers};
 use crate::replica::Replica;
 use crate::rt;
@@ -36,6 +37,8 @@ const VIEW_MS: u64 = 200;
 const LOOK_MS: u64 = 20;
 /// A node says that it lives so often.
 const PING_MS: u64 = 300;
+/// A node tells its wall clock so often, and looks whether it is ahead.
+const CLOCK_MS: u64 = 1_000;
 /// Formation ticks so often.
 const FORMATION_MS: u64 = 100;
 /// A data group's leader follows the meta group's once both were stable for so long.
@@ -103,6 +106,7 @@ pub struct Host {
     starting: bool,
     replicas: BTreeMap<GroupId, (Replica, KeyRange)>,
     peers: Peers,
+    offsets: Offsets,
     ages: Ages,
     began: Instant,
     sent_view: Option<ClusterView>,
@@ -113,6 +117,8 @@ pub struct Host {
     stable: Vec<(GroupId, Option<NodeId>, u64)>,
     draining: bool,
     stalled: bool,
+    /// What this node's wall clock is ahead of a majority's by, while that is too much.
+    clock_ahead_ms: Option<u64>,
     /// When the disk was last seen to stall.
     stalled_at: Option<u64>,
     /// When storaged last served.
@@ -141,6 +147,7 @@ struct Timers {
     formation: u64,
     sample: u64,
     disk: u64,
+    clock: u64,
     hand_over: u64,
 }
 
@@ -164,9 +171,10 @@ impl Host {
         let link = LogLink::new(to_storage, wake.clone());
 
         #[cfg(not(feature = "faults"))]
-        let clock = HybridClock::default();
+        let clock = HybridClock::new(config.cluster.max_clock_offset_ms);
         #[cfg(feature = "faults")]
-        let clock = HybridClock::set_by(&config.server.data_dir);
+        let clock =
+            HybridClock::set_by(&config.server.data_dir, config.cluster.max_clock_offset_ms);
         let incarnation = u64::try_from(RandomId::draw().0 >> 64).expect("half of 128 bits");
         Host {
             config,
@@ -191,6 +199,7 @@ impl Host {
             starting: false,
             replicas: BTreeMap::new(),
             peers: Peers::default(),
+            offsets: Offsets::default(),
             ages: Ages::default(),
             began: rt::now(),
             sent_view: None,
@@ -201,6 +210,7 @@ impl Host {
             stable: Vec::new(),
             draining: false,
             stalled: false,
+            clock_ahead_ms: None,
             stalled_at: None,
             storage_seen: None,
             ended: BTreeMap::new(),
@@ -392,6 +402,11 @@ impl Host {
         if now >= self.next.disk {
             self.next.disk = now + LOOK_MS;
             self.mind_the_disk(now);
+        }
+        if now >= self.next.clock {
+            self.next.clock = now + CLOCK_MS;
+            self.mind_the_clock(now);
+            self.tell_the_clock(now);
         }
         if now >= self.next.sample {
             self.next.sample = now + 10;

@@ -99,6 +99,14 @@ impl Host {
                 }
             }
             Frame::DiskStalled => self.peers.stalls(addr, now),
+            Frame::Clock {
+                wall_ms,
+                back,
+                ahead,
+            } => {
+                self.offsets.heard(addr, wall_ms, back, now);
+                self.peers.set_clock_ahead(addr, ahead);
+            }
             Frame::Formation(bytes) => {
                 let Ok(message) = decode::<Message>(&bytes) else {
                     tracing::warn!(addr, "a formation message is dropped");

@@ -428,7 +428,7 @@ fn apply(group: &mut Group, upto: LogPosition, results_from: u64) -> StorageAnsw
             EntryBody::Blank => {}
             EntryBody::Membership(bytes) => state.meta.membership = Some((entry.position, bytes)),
             EntryBody::Normal(payload) => {
-                let (revision, command) = unstamp(&payload).expect("a stamped command");
+                let (stamp, command) = unstamp(&payload).expect("a stamped command");
                 let outcome = match command {
                     Command::Write { txn, .. } => {
                         for op in txn.success {
@@ -438,7 +438,7 @@ fn apply(group: &mut Group, upto: LogPosition, results_from: u64) -> StorageAnsw
                         }
                         Outcome::Done(TxnResult {
                             succeeded: true,
-                            revision,
+                            revision: stamp.revision,
                             results: Vec::new(),
                         })
                     }

@@ -1,8 +1,7 @@
 //! What a log entry says: commands to the state machine, and their outcomes.
 //!
-//! A normal entry's payload is [`stamp`]ed bytes: 8 bytes little-endian proposed [`Revision`], then the postcard of a
-//! [`Command`]. gatewayd encodes the command, consensusd puts the revision in front without looking inside, storaged
-//! decodes both at apply. Payloads are on disk and cross nodes: variants are only ever added at the end of an enum, and
+//! A normal entry's payload is stamped bytes: a [`Stamp`], then the postcard of a [`Command`]. gatewayd encodes the
+//! command, consensusd puts the stamp in front without looking inside, storaged decodes both at apply. Payloads are on disk and cross nodes: variants are only ever added at the end of an enum, and
 //! fields never change (docs/formats/wire.md).
 
 use super::{NodeId, RandomId, Revision, WireError, decode, encode_into};
@@ -81,7 +80,7 @@ pub struct Rules {
     pub idempotency_ttl_ms: u64,
     /// How long an unused session is kept, in logged time.
     pub session_ttl_ms: u64,
-    /// How long superseded versions are kept, in logged time.
+    /// How long superseded versions are kept, by the revision clock.
     pub history_ms: u64,
 }
 
@@ -286,26 +285,61 @@ pub enum Outcome {
     Led,
 }
 
-/// Bytes of the stamp in front of a command.
-pub const STAMP_BYTES: usize = 8;
-
-/// Puts the proposed revision in front of an encoded command.
-pub fn stamp(revision: Revision, command: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(STAMP_BYTES + command.len());
-    out.extend_from_slice(&revision.0.to_le_bytes());
-    out.extend_from_slice(command);
-    Bytes::from(out)
+/// What a leader knows of time as it proposes a command: all that the state machine ever learns of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The revision that is proposed, by the leader's wall clock.
+    pub revision: Revision,
+    /// Milliseconds since the leader's last stamp in this group and term, by a clock that nobody sets; 0 in the first one.
+    /// Their sum is the logged time, by which sessions and idempotency keys expire: no wall clock that jumps can end them
+    /// early (ONCE-1). What passes between two leaders is not counted.
+    pub elapsed_ms: u32,
 }
 
-/// Splits a stamped payload into the proposed revision and the command.
-pub fn unstamp(payload: &[u8]) -> Result<(Revision, Command), WireError> {
-    let Some((head, body)) = payload.split_first_chunk::<STAMP_BYTES>() else {
+/// Bytes of a stamp: the revision, then the milliseconds, little-endian.
+pub const STAMP_BYTES: usize = 12;
+
+impl Stamp {
+    /// A stamp that counts no time.
+    pub fn at(revision: Revision) -> Stamp {
+        Stamp {
+            revision,
+            elapsed_ms: 0,
+        }
+    }
+
+    /// Puts it in front of an encoded command.
+    pub fn on(self, command: &[u8]) -> Bytes {
+        let mut out = Vec::with_capacity(STAMP_BYTES + command.len());
+        out.extend_from_slice(&self.revision.0.to_le_bytes());
+        out.extend_from_slice(&self.elapsed_ms.to_le_bytes());
+        out.extend_from_slice(command);
+        Bytes::from(out)
+    }
+}
+
+/// Splits a stamped payload into the stamp and the command.
+///
+/// # Errors
+/// It is too short, or no command follows.
+pub fn unstamp(payload: &[u8]) -> Result<(Stamp, Command), WireError> {
+    let split = payload
+        .split_first_chunk::<8>()
+        .and_then(|(revision, rest)| {
+            let (elapsed, body) = rest.split_first_chunk::<4>()?;
+            Some((revision, elapsed, body))
+        });
+    let Some((revision, elapsed, body)) = split else {
         return Err(WireError {
             what: "stamped command",
             source: postcard::Error::DeserializeUnexpectedEnd,
         });
     };
-    Ok((Revision(u64::from_le_bytes(*head)), decode(body)?))
+    let stamp = Stamp {
+        revision: Revision(u64::from_le_bytes(*revision)),
+        elapsed_ms: u32::from_le_bytes(*elapsed),
+    };
+    Ok((stamp, decode(body)?))
 }
 
 /// Encodes a command, without a stamp.

@@ -94,8 +94,14 @@ mod tests {
     #[test]
     fn a_stamp_comes_off_again() {
         let command = command::Command::Tick;
-        let stamped = command::stamp(Revision(7), &command::encode_command(&command));
-        assert_eq!(command::unstamp(&stamped).unwrap(), (Revision(7), command));
-        assert!(command::unstamp(&stamped[..5]).is_err());
+        let stamp = command::Stamp {
+            revision: Revision(7),
+            elapsed_ms: 9,
+        };
+        let stamped = stamp.on(&command::encode_command(&command));
+        assert_eq!(command::unstamp(&stamped).unwrap(), (stamp, command));
+        for cut in 0..=command::STAMP_BYTES {
+            assert!(command::unstamp(&stamped[..cut]).is_err());
+        }
     }
 }

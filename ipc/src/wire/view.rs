@@ -77,6 +77,8 @@ pub struct MemberView {
     pub online: bool,
     /// Whether its disk has not completed a write for longer than its `storage.stall_limit_ms`.
     pub disk_stalled: bool,
+    /// Whether its wall clock is ahead of a majority's by more than `cluster.max_clock_offset_ms`.
+    pub clock_ahead: bool,
     /// Milliseconds since the last message from it; `None`: never. 0 for this node.
     pub last_contact_ms: Option<u64>,
     /// Age of the oldest entry, over all groups, that it has not matched; `None` when the leader is not known.

@@ -5,7 +5,7 @@ use crate::state::StoreOptions;
 use bytes::Bytes;
 use mareedb_ipc::testing::NodeInProcess;
 use mareedb_ipc::wire::command::{
-    Command, Op, Outcome, Rules, SessionRef, Txn, encode_command, stamp,
+    Command, Op, Outcome, Rules, SessionRef, Stamp, Txn, encode_command,
 };
 use mareedb_ipc::wire::read::{Query, ReadRequest};
 use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry};
@@ -80,7 +80,7 @@ impl Scene {
             index: self.next,
         };
         self.next += 1;
-        let payload = stamp(Revision::from_unix_ms(self.next), &encode_command(command));
+        let payload = Stamp::at(Revision::from_unix_ms(self.next)).on(&encode_command(command));
         let entry = LogEntry {
             position,
             body: EntryBody::Normal(payload),

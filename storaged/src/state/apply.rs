@@ -1,10 +1,11 @@
-//! What an entry does. Deterministic: no clock, no randomness; logged time is the revision clock (DET-1).
+//! What an entry does. Deterministic: no clock, no randomness. Time is what leaders put into the log: the revision clock, which
+//! follows their wall clocks, and the logged time, which is the sum of what they measured (DET-1).
 
 use super::StoreError;
 use super::batch::Batch;
 use super::{elections, once};
 use bytes::Bytes;
-use mareedb_ipc::wire::command::{Command, Outcome, Rules, unstamp};
+use mareedb_ipc::wire::command::{Command, Outcome, Rules, Stamp, unstamp};
 use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry};
 use mareedb_ipc::wire::{Revision, encode};
 use mareedb_ipc::world::{Fault, planted, wall_ms};
@@ -13,6 +14,8 @@ use mareedb_ipc::world::{Fault, planted, wall_ms};
 pub(super) struct Now<'a> {
     /// The entry's revision.
     pub(super) revision: Revision,
+    /// Logged time.
+    pub(super) ms: u64,
     /// The entry's term.
     pub(super) term: u64,
     pub(super) range: &'a KeyRange,
@@ -21,13 +24,13 @@ pub(super) struct Now<'a> {
 
 impl Now<'_> {
     /// Logged milliseconds since then.
-    pub(super) fn since(&self, then: Revision) -> u64 {
-        self.revision.unix_ms().saturating_sub(then.unix_ms())
+    pub(super) fn since(&self, then: u64) -> u64 {
+        self.ms.saturating_sub(then)
     }
 }
 
 /// An entry is in the log by a quorum's word: one that cannot be read is damage, not bad input.
-fn read(entry: &LogEntry, payload: &[u8]) -> Result<(Revision, Command), StoreError> {
+fn read(entry: &LogEntry, payload: &[u8]) -> Result<(Stamp, Command), StoreError> {
     unstamp(payload)
         .map_err(|error| StoreError::Damaged(format!("entry {}: {error}", entry.position)))
 }
@@ -45,17 +48,24 @@ pub(super) fn apply(
             None
         }
         EntryBody::Normal(payload) => {
-            let (proposed, command) = read(entry, payload)?;
+            let (stamp, command) = read(entry, payload)?;
             let next = batch.system.clock.0.checked_add(1).ok_or_else(|| {
                 StoreError::Damaged(format!("entry {}: no revision is left", entry.position))
             })?;
-            let mut revision = Revision(proposed.0.max(next));
+            let mut revision = Revision(stamp.revision.0.max(next));
             if planted(Fault::ClockInApply) {
                 revision = revision.max(Revision::from_unix_ms(wall_ms()));
             }
+            let before = batch.system.clock;
             batch.system.clock = revision;
+            batch.system.ms = batch.system.ms.saturating_add(stamp.elapsed_ms.into());
+            if planted(Fault::ExpiryByWallClock) {
+                let leap = revision.unix_ms() - before.unix_ms();
+                batch.system.ms += if before.0 > 0 { leap } else { 0 };
+            }
             let now = Now {
                 revision,
+                ms: batch.system.ms,
                 term: entry.position.term,
                 range,
                 rules: batch.system.rules.clone(),

@@ -6,7 +6,7 @@
 //! | `h` | escaped user key, inverted revision | an older version, or a deletion |
 //! | `g` | revision at which it was superseded, the `h` key | nothing: what may be forgotten when |
 //! | `i` | idempotency key | fingerprint, time, first outcome |
-//! | `e` | time, idempotency key | nothing: what expires when |
+//! | `e` | logged time, idempotency key | nothing: what expires when |
 //! | `o` | session | its node, low-water mark, last use |
 //! | `r` | session, request number | outcome |
 //! | `v` | when | an election |
@@ -91,18 +91,15 @@ pub(super) fn idempotency(key: &str) -> Vec<u8> {
     prefixed(b'i', key.as_bytes())
 }
 
-pub(super) fn expiry(at: Revision, key: &str) -> Vec<u8> {
-    let mut out = prefixed(b'e', &at.0.to_be_bytes());
+pub(super) fn expiry(at: u64, key: &str) -> Vec<u8> {
+    let mut out = prefixed(b'e', &at.to_be_bytes());
     out.extend_from_slice(key.as_bytes());
     out
 }
 
-pub(super) fn parse_expiry(bytes: &[u8]) -> Option<(Revision, &str)> {
-    let (revision, key) = bytes.strip_prefix(b"e")?.split_first_chunk::<8>()?;
-    Some((
-        Revision(u64::from_be_bytes(*revision)),
-        std::str::from_utf8(key).ok()?,
-    ))
+pub(super) fn parse_expiry(bytes: &[u8]) -> Option<(u64, &str)> {
+    let (at, key) = bytes.strip_prefix(b"e")?.split_first_chunk::<8>()?;
+    Some((u64::from_be_bytes(*at), std::str::from_utf8(key).ok()?))
 }
 
 pub(super) fn session(session: RandomId) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! Sessions and idempotency keys: each command takes effect once, and a repeat gets the first outcome (ONCE-1).
 //!
 //! A session remembers the outcomes of its numbers from its low-water mark on; what lies below was answered, and is refused.
-//! All time is logged time. Nothing is forgotten before its time, whatever the pressure.
+//! All time is logged time, which no wall clock moves. Nothing is forgotten before its time, whatever the pressure.
 
 use super::StoreError;
 use super::apply::Now;
@@ -12,7 +12,7 @@ use super::tree::after_prefix;
 use super::txn;
 use bytes::Bytes;
 use mareedb_ipc::wire::command::{IdempotencyKey, Outcome, SessionRef, Txn};
-use mareedb_ipc::wire::{NodeId, RandomId, Revision, encode};
+use mareedb_ipc::wire::{NodeId, RandomId, encode};
 use mareedb_ipc::world::{Fault, planted};
 use std::ops::Bound;
 
@@ -37,7 +37,7 @@ pub(super) fn open_session(
         let session = Session {
             node,
             low_water: 0,
-            used: now.revision,
+            used: now.ms,
         };
         batch.put(key, &session)?;
     }
@@ -103,7 +103,7 @@ fn check_session(
         forget_results(batch, origin.session, session.low_water, Some(low_water))?;
         session.low_water = low_water;
     }
-    session.used = now.revision;
+    session.used = now.ms;
     batch.put(key, &session)?;
     Ok(None)
 }
@@ -151,15 +151,11 @@ pub(super) fn expire_sessions(batch: &mut Batch, now: &Now) -> Result<(), StoreE
 }
 
 pub(super) fn expire_keys(batch: &mut Batch, now: &Now) -> Result<(), StoreError> {
-    let horizon = now
-        .revision
-        .unix_ms()
-        .saturating_sub(now.rules.idempotency_ttl_ms);
+    let horizon = now.ms.saturating_sub(now.rules.idempotency_ttl_ms);
     // What is expired and still there counts for nothing but the number of keys.
     let full = batch.system.idempotent >= now.rules.idempotency_keys_max;
     let slack = if full { 0 } else { EXPIRY_SLACK_MS };
-    let due = Revision::from_unix_ms(horizon.saturating_sub(slack));
-    let horizon = Revision::from_unix_ms(horizon);
+    let due = horizon.saturating_sub(slack);
     if horizon <= batch.system.expired || due <= batch.system.next_expiry {
         return Ok(());
     }
@@ -235,12 +231,12 @@ fn keyed(
     if matches!(outcome, Outcome::Done(_)) {
         let used = Idempotent {
             fingerprint,
-            at: now.revision,
+            at: now.ms,
             outcome: encoded.clone(),
         };
         batch.put(record, &used)?;
-        batch.put(keys::expiry(now.revision, &key), &())?;
-        batch.system.next_expiry = batch.system.next_expiry.min(now.revision);
+        batch.put(keys::expiry(now.ms, &key), &())?;
+        batch.system.next_expiry = batch.system.next_expiry.min(now.ms);
         if !expired {
             batch.system.idempotent += 1;
         }

@@ -10,13 +10,13 @@ use mareedb_ipc::wire::{NodeId, Revision, decode, encode, encode_into};
 use serde::{Deserialize, Serialize};
 
 /// Version of all records, the first byte of the state record.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// Bytes of the state record before its body: the version, and a CRC-32C of the body.
 const HEAD_BYTES: usize = 5;
 
-/// Later than anything.
-pub(super) const NEVER: Revision = Revision(u64::MAX);
+/// Later than any logged time.
+pub(super) const NEVER: u64 = u64::MAX;
 
 /// A version of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,8 @@ pub(super) struct VersionRef<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Idempotent {
     pub(super) fingerprint: u128,
-    pub(super) at: Revision,
+    /// Logged time of its use.
+    pub(super) at: u64,
     pub(super) outcome: Bytes,
 }
 
@@ -51,28 +52,31 @@ pub(super) struct Idempotent {
 pub(super) struct Session {
     pub(super) node: NodeId,
     pub(super) low_water: u64,
-    pub(super) used: Revision,
+    /// Logged time of its last use.
+    pub(super) used: u64,
 }
 
 /// The replica's own record: part of each batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct System {
     pub(super) meta: SnapshotMeta,
-    /// The revision clock, which also is logged time.
+    /// The revision clock.
     pub(super) clock: Revision,
+    /// Logged time in ms: what leaders have measured.
+    pub(super) ms: u64,
     /// Bytes of current keys and values.
     pub(super) data_bytes: u64,
     /// Idempotency keys that are kept.
     pub(super) idempotent: u64,
-    /// Idempotency keys used before this have expired and are gone: where to look for the next.
-    pub(super) expired: Revision,
-    /// No idempotency key that is kept was used before this.
-    pub(super) next_expiry: Revision,
+    /// Idempotency keys used before this logged time have expired and are gone: where to look for the next.
+    pub(super) expired: u64,
+    /// No idempotency key that is kept was used before this logged time.
+    pub(super) next_expiry: u64,
     /// Sum of the hashes of everything that replicas must agree on.
     pub(super) digest: u128,
     /// What outcomes depend on, as the last leader declared it.
     pub(super) rules: Rules,
-    /// The oldest revision that a read may ask for: by logged time, so that it is the same on all replicas, whatever was
+    /// The oldest revision that a read may ask for: by the revision clock, so that it is the same on all replicas, whatever was
     /// collected when.
     pub(super) oldest: Revision,
     /// The term of the last election that is remembered.
@@ -90,9 +94,10 @@ impl System {
                 membership: None,
             },
             clock: Revision(0),
+            ms: 0,
             data_bytes: 0,
             idempotent: 0,
-            expired: Revision(0),
+            expired: 0,
             next_expiry: NEVER,
             digest: 0,
             rules: rules.clone(),

@@ -3,7 +3,7 @@
 use crate::files::Dice;
 use bytes::Bytes;
 use mareedb_ipc::wire::command::{
-    Command, IdempotencyKey, Op, Rules, SessionRef, Txn, encode_command, stamp,
+    Command, IdempotencyKey, Op, Rules, SessionRef, Stamp, Txn, encode_command,
 };
 use mareedb_ipc::wire::read::{Query, ReadRequest};
 use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry};
@@ -118,7 +118,10 @@ impl Leader {
     fn add(&mut self, index: u64, dice: &mut Dice) {
         let mut state = self.states.last().expect("the first one is there").clone();
         let position = LogPosition { term: 1, index };
-        let at = Revision::from_unix_ms(1 + index * 10);
+        let stamp = Stamp {
+            revision: Revision::from_unix_ms(1 + index * 10),
+            elapsed_ms: 10,
+        };
         let command = match dice.roll(12) {
             _ if index == 0 => Some(Command::OpenSession {
                 session: SESSION,
@@ -141,7 +144,7 @@ impl Leader {
             }),
         };
         let body = match command {
-            Some(command) => EntryBody::Normal(stamp(at, &encode_command(&command))),
+            Some(command) => EntryBody::Normal(stamp.on(&encode_command(&command))),
             None if dice.roll(2) == 0 => EntryBody::Blank,
             None => EntryBody::Membership(Bytes::from(index.to_be_bytes().to_vec())),
         };

@@ -12,10 +12,9 @@ fn lead(term: u64, index: u64) -> LogEntry {
     };
     LogEntry {
         position: LogPosition { term, index },
-        body: EntryBody::Normal(stamp(
-            Revision::from_unix_ms(index),
-            &encode_command(&command),
-        )),
+        body: EntryBody::Normal(
+            Stamp::at(Revision::from_unix_ms(index)).on(&encode_command(&command)),
+        ),
     }
 }
 

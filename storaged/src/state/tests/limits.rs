@@ -22,6 +22,7 @@ struct Writer {
     _dir: TempDir,
     store: Store,
     index: u64,
+    ms: u64,
 }
 
 impl Writer {
@@ -33,12 +34,15 @@ impl Writer {
             _dir: dir,
             store,
             index: 0,
+            ms: 1,
         }
     }
 
     fn command(&mut self, ms: u64, command: &Command) -> Outcome {
         self.index += 1;
-        outcome(&self.store, &entry(self.index, ms, command))
+        let elapsed = u32::try_from(ms.saturating_sub(self.ms)).unwrap();
+        self.ms = ms.max(self.ms);
+        outcome(&self.store, &later(self.index, ms, elapsed, command))
     }
 
     fn write(&mut self, ms: u64, idempotency: Option<IdempotencyKey>, txn: Txn) -> Outcome {
@@ -122,6 +126,24 @@ fn none_is_dropped_early_and_a_new_key_is_refused_only_when_as_many_are_live() {
 }
 
 #[test]
+fn no_wall_clock_that_jumps_lets_a_repeat_take_effect_again() {
+    // ONCE-1
+    let mut writer = Writer::new();
+    let first = writer.write(2, keyed("a", 1), txn(vec![put(b"k", b"1")]));
+    // A leader whose clock is days ahead, then one whose clock is not: the revisions follow, time does not.
+    for ms in [9 * TTL_MS, 2, 1 << 40, 3] {
+        writer.ms = ms;
+        let again = writer.write(ms, keyed("a", 1), txn(vec![put(b"k", b"2")]));
+        assert_eq!(again, first);
+    }
+    // And what has passed has passed, whatever the wall clock says.
+    writer.ms = 3;
+    writer.command(4 + TTL_MS, &Command::Tick);
+    let new = writer.write(4 + TTL_MS, keyed("a", 1), txn(vec![put(b"k", b"3")]));
+    assert!(matches!(&new, Outcome::Done(_)) && new != first, "{new:?}");
+}
+
+#[test]
 fn numbers_that_contradict_themselves_are_refused() {
     let mut writer = Writer::new();
     let done = txn(vec![put(b"k", b"v")]);
@@ -151,7 +173,7 @@ fn a_session_whose_time_is_over_applies_nothing_but_still_repeats() {
     );
     let late = write(2, 1, None, txn(vec![put(b"k", b"2")]));
     assert_eq!(
-        outcome(&store, &entry(2, 103, &late)),
+        outcome(&store, &later(2, 103, 101, &late)),
         Outcome::SessionUnknown
     );
     assert_eq!(
@@ -312,7 +334,7 @@ fn a_proposed_revision_never_goes_back_and_never_overflows() {
     }
     let at = |index, revision| LogEntry {
         position: LogPosition { term: 1, index },
-        body: EntryBody::Normal(stamp(revision, &encode_command(&Command::Tick))),
+        body: EntryBody::Normal(Stamp::at(revision).on(&encode_command(&Command::Tick))),
     };
     let next = writer.index + 1;
     writer

@@ -3,7 +3,7 @@
 use super::*;
 use mareedb_ipc::wire::command::{
     Command, Compare, CompareOp, CompareTarget, IdempotencyKey, Op, OpResult, Outcome, SessionRef,
-    Txn, encode_command, stamp,
+    Stamp, Txn, encode_command,
 };
 use mareedb_ipc::wire::read::Query;
 use mareedb_ipc::wire::storage::{EntryBody, SnapshotChunk};
@@ -47,10 +47,20 @@ fn store(dir: &Path) -> Store {
     store
 }
 
+/// At a wall clock's `ms`, without a word of how long it took.
 fn entry(index: u64, ms: u64, command: &Command) -> LogEntry {
+    later(index, ms, 0, command)
+}
+
+/// At a wall clock's `ms`, so many milliseconds after the one before.
+fn later(index: u64, ms: u64, elapsed_ms: u32, command: &Command) -> LogEntry {
+    let stamp = Stamp {
+        revision: Revision::from_unix_ms(ms),
+        elapsed_ms,
+    };
     LogEntry {
         position: LogPosition { term: 1, index },
-        body: EntryBody::Normal(stamp(Revision::from_unix_ms(ms), &encode_command(command))),
+        body: EntryBody::Normal(stamp.on(&encode_command(command))),
     }
 }
 
@@ -181,19 +191,34 @@ fn a_session_that_nobody_uses_expires_by_logged_time() {
     outcome(&store, &entry(0, 1, &open_session()));
     outcome(&store, &entry(1, 2, &write(1, 1, None, Txn::default())));
     assert_eq!(
-        outcome(&store, &entry(2, 50, &Command::Tick)),
+        outcome(&store, &later(2, 50, 48, &Command::Tick)),
         Outcome::Ticked
     );
     assert!(matches!(
-        outcome(&store, &entry(3, 60, &write(2, 1, None, Txn::default()))),
+        outcome(
+            &store,
+            &later(3, 60, 10, &write(2, 1, None, Txn::default()))
+        ),
+        Outcome::Done(_)
+    ));
+    // ONCE-1: a wall clock that jumps ends nothing.
+    assert_eq!(
+        outcome(&store, &entry(4, 1 << 40, &Command::Tick)),
+        Outcome::Ticked
+    );
+    assert!(matches!(
+        outcome(
+            &store,
+            &later(5, 70, 10, &write(3, 1, None, Txn::default()))
+        ),
         Outcome::Done(_)
     ));
     assert_eq!(
-        outcome(&store, &entry(4, 500, &Command::Tick)),
+        outcome(&store, &later(6, 80, 101, &Command::Tick)),
         Outcome::Ticked
     );
     assert_eq!(
-        outcome(&store, &entry(5, 501, &write(3, 1, None, Txn::default()))),
+        outcome(&store, &entry(7, 90, &write(4, 1, None, Txn::default()))),
         Outcome::SessionUnknown
     );
 }

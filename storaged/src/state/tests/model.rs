@@ -115,7 +115,8 @@ fn a_txn() -> impl Strategy<Value = Txn> {
         })
 }
 
-fn a_step() -> impl Strategy<Value = (Do, u64, Event)> {
+/// What is done; how much later; how far the wall clock jumps; what happens then.
+fn a_step() -> impl Strategy<Value = (Do, u32, i64, Event)> {
     let action = prop_oneof![
         2 => (0..SESSIONS).prop_map(Do::Open),
         1 => Just(Do::Tick),
@@ -141,9 +142,9 @@ fn a_step() -> impl Strategy<Value = (Do, u64, Event)> {
         1 => Just(Event::Crash),
         1 => Just(Event::Copy),
     ];
-    let advance =
-        prop_oneof![4 => Just(0u64), 4 => 1u64..30, 1 => Just(TTL_MS / 2), 1 => Just(TTL_MS + 1)];
-    (action, advance, event)
+    let advance = prop_oneof![4 => Just(0u32), 4 => 1u32..30, 1 => Just(TTL_MS as u32 / 2), 1 => Just(TTL_MS as u32 + 1)];
+    let jump = prop_oneof![16 => Just(0i64), 1 => 1i64..100_000, 1 => -100_000i64..0];
+    (action, advance, jump, event)
 }
 
 #[derive(Clone, Debug)]
@@ -163,6 +164,7 @@ struct Remembering {
 
 struct Model {
     clock: u64,
+    logged_ms: u64,
     term: u64,
     rules: Rules,
     oldest: Revision,
@@ -188,6 +190,7 @@ impl Model {
     fn new() -> Model {
         Model {
             clock: 0,
+            logged_ms: 0,
             term: 1,
             rules: declared(0),
             oldest: Revision(0),
@@ -200,26 +203,24 @@ impl Model {
         }
     }
 
-    fn ms(&self) -> u64 {
-        Revision(self.clock).unix_ms()
-    }
-
     fn expire_sessions(&mut self) {
-        let ms = self.ms();
+        let ms = self.logged_ms;
         self.sessions
             .retain(|_, session| ms - session.used <= self.rules.session_ttl_ms);
     }
 
-    fn apply(&mut self, proposed_ms: u64, command: &Command) -> Outcome {
-        let outcome = self.run(proposed_ms, command);
-        let oldest = self.ms().saturating_sub(self.rules.history_ms);
+    fn apply(&mut self, stamp: Stamp, command: &Command) -> Outcome {
+        let outcome = self.run(stamp, command);
+        let clock_ms = Revision(self.clock).unix_ms();
+        let oldest = clock_ms.saturating_sub(self.rules.history_ms);
         self.oldest = self.oldest.max(Revision::from_unix_ms(oldest));
         outcome
     }
 
-    fn run(&mut self, proposed_ms: u64, command: &Command) -> Outcome {
-        self.clock = Revision::from_unix_ms(proposed_ms).0.max(self.clock + 1);
-        let ms = self.ms();
+    fn run(&mut self, stamp: Stamp, command: &Command) -> Outcome {
+        self.clock = stamp.revision.0.max(self.clock + 1);
+        self.logged_ms += u64::from(stamp.elapsed_ms);
+        let ms = self.logged_ms;
         self.keys
             .retain(|_, (at, ..)| ms - *at <= self.rules.idempotency_ttl_ms);
         match command {
@@ -295,7 +296,7 @@ impl Model {
         }
         let outcome = self.transact(epoch, txn);
         if matches!(outcome, Outcome::Done(_)) {
-            let kept = (self.ms(), key.fingerprint, outcome.clone());
+            let kept = (self.logged_ms, key.fingerprint, outcome.clone());
             self.keys.insert(key.key.clone(), kept);
         }
         outcome
@@ -483,14 +484,15 @@ proptest! {
         let mut model = Model::new();
         let mut log: Vec<LogEntry> = Vec::new();
         let mut membership = None;
-        let mut ms = 1u64;
+        let mut wall_ms = 1u64;
         let mut sent = 0;
-        for (at, (action, advance, event)) in steps.iter().enumerate() {
-            ms += advance;
+        for (at, (action, elapsed_ms, jump, event)) in steps.iter().enumerate() {
+            wall_ms = wall_ms.saturating_add_signed(jump + i64::from(*elapsed_ms));
+            let stamp = Stamp { revision: Revision::from_unix_ms(wall_ms), elapsed_ms: *elapsed_ms };
             let command = command(action, &mut model);
             let position = LogPosition { term: model.term, index: at as u64 };
             let body = match (&command, action) {
-                (Some(command), _) => EntryBody::Normal(stamp(Revision::from_unix_ms(ms), &encode_command(command))),
+                (Some(command), _) => EntryBody::Normal(stamp.on(&encode_command(command))),
                 (None, Do::Membership(number)) => {
                     membership = Some((position, Bytes::copy_from_slice(&[*number])));
                     EntryBody::Membership(Bytes::copy_from_slice(&[*number]))
@@ -500,7 +502,7 @@ proptest! {
             log.push(LogEntry { position, body });
             let got = first.apply(GROUP, &log[at..], 0).unwrap();
             if let Some(command) = &command {
-                let expected = model.apply(ms, command);
+                let expected = model.apply(stamp, command);
                 let outcome: Outcome = decode(&got[0].1).unwrap();
                 prop_assert_eq!(&outcome, &expected, "ONCE-1: {:?}", command);
                 model.past.push((Revision(model.clock), model.now.clone()));

@@ -1,0 +1,116 @@
+//! How far this node's wall clock is ahead of the others', as far as can be said for certain.
+//!
+//! Each node tells its clock, and repeats the last one that it was told with the time that it has held it since. What comes
+//! back so was read before the other clock was: the difference is what this clock is ahead by *at least*, whatever the
+//! network's delays, and a slow network never makes a clock look fast.
+
+use std::collections::BTreeMap;
+
+/// What was heard of a clock holds for so long.
+const FRESH_MS: u64 = 3_000;
+
+/// A clock that was told, as it is given back: milliseconds since 1970, and for how long it was held.
+pub type Held = (u64, u64);
+
+#[derive(Debug, Default)]
+struct Heard {
+    /// Its clock, and when it was told.
+    clock: Option<(u64, u64)>,
+    /// What this node is ahead of it by at least, and when that was found.
+    lead_ms: Option<(i64, u64)>,
+}
+
+/// The other nodes' wall clocks.
+#[derive(Debug, Default)]
+pub struct Offsets(BTreeMap<String, Heard>);
+
+impl Offsets {
+    /// What is to be given back to the node at `addr`.
+    pub fn held(&self, addr: &str, now: u64) -> Option<Held> {
+        let (clock, at) = self.0.get(addr)?.clock?;
+        Some((clock, now.saturating_sub(at)))
+    }
+
+    /// The node at `addr` tells its clock, and gives back this node's.
+    pub fn heard(&mut self, addr: &str, wall_ms: u64, back: Option<Held>, now: u64) {
+        let heard = self.0.entry(addr.to_owned()).or_default();
+        heard.clock = Some((wall_ms, now));
+        if let Some((mine, held)) = back {
+            let lead = i128::from(mine) + i128::from(held) - i128::from(wall_ms);
+            let lead = lead.clamp(i64::MIN.into(), i64::MAX.into());
+            heard.lead_ms = Some((i64::try_from(lead).unwrap_or(0), now));
+        }
+    }
+
+    /// What this node's clock is ahead of a majority's by, if that is more than `limit_ms`. `others`: all members but this one.
+    pub fn ahead<'a>(
+        &self,
+        others: impl ExactSizeIterator<Item = &'a str>,
+        limit_ms: u64,
+        now: u64,
+    ) -> Option<u64> {
+        let majority = others.len().div_ceil(2) + 1;
+        let mut leads: Vec<u64> = others
+            .filter_map(|addr| self.0.get(addr)?.lead_ms)
+            .filter(|(_, at)| now.saturating_sub(*at) < FRESH_MS)
+            .filter_map(|(lead, _)| u64::try_from(lead).ok())
+            .collect();
+        leads.sort_unstable_by(|a, b| b.cmp(a));
+        leads
+            .get(majority - 1)
+            .copied()
+            .filter(|lead| *lead > limit_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(leads: &[(&str, i64)], now: u64) -> Offsets {
+        let mut offsets = Offsets::default();
+        for (addr, lead) in leads {
+            let theirs = 1_000_000u64.saturating_add_signed(-lead);
+            offsets.heard(addr, theirs, Some((999_900, 100)), now);
+        }
+        offsets
+    }
+
+    fn ahead(offsets: &Offsets, others: &[&str], now: u64) -> Option<u64> {
+        offsets.ahead(others.iter().copied(), 500, now)
+    }
+
+    #[test]
+    fn who_is_ahead_of_a_majority_knows_it() {
+        let both = told(&[("b", 800), ("c", 700)], 0);
+        assert_eq!(ahead(&both, &["b", "c"], 0), Some(700));
+        assert_eq!(ahead(&both, &["b", "c"], FRESH_MS), None, "long ago");
+        // Two of three are the majority, and there are only two others.
+        assert_eq!(
+            ahead(&told(&[("b", 800), ("c", 500)], 0), &["b", "c"], 0),
+            None
+        );
+        assert_eq!(ahead(&told(&[("b", 800)], 0), &["b", "c"], 0), None);
+        let five = told(&[("b", 800), ("c", 700), ("d", 600), ("e", -9_000)], 0);
+        assert_eq!(ahead(&five, &["b", "c", "d", "e"], 0), Some(600));
+        // Of two nodes, nobody can say who is right: one is no majority; nor of four are two.
+        assert_eq!(ahead(&told(&[("b", 800)], 0), &["b"], 0), None);
+        let four = told(&[("b", 800), ("c", 700)], 0);
+        assert_eq!(ahead(&four, &["b", "c", "d"], 0), None);
+        assert_eq!(ahead(&Offsets::default(), &[], 0), None);
+    }
+
+    #[test]
+    fn a_slow_network_makes_no_clock_fast_and_no_word_breaks_it() {
+        // Equal clocks: what comes back 9 s late on each way shows no lead.
+        let mut offsets = Offsets::default();
+        offsets.heard("b", 1_010_000, Some((1_000_000, 1_000)), 18_000);
+        assert_eq!(offsets.held("b", 18_250), Some((1_010_000, 250)));
+        assert_eq!(offsets.ahead(["b"].into_iter(), 500, 18_000), None);
+        offsets.heard("b", 0, Some((u64::MAX, u64::MAX)), 1);
+        offsets.heard("c", u64::MAX, Some((0, 0)), 1);
+        assert_eq!(ahead(&offsets, &["b", "c"], 1), None);
+        assert_eq!(offsets.held("b", 0), Some((0, 0)));
+        assert_eq!(offsets.held("d", 0), None);
+    }
+}

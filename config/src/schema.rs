@@ -116,7 +116,7 @@ pub struct Storage {
     pub unflushed_bytes_max: u64,
     /// Block cache of the state machines.
     pub cache_bytes: u64,
-    /// How long older versions of keys are kept for reads of the past.
+    /// How long older versions of keys are kept for reads of the past, in logged time; an eighth longer at most.
     pub history_ms: u64,
     /// Data bytes beyond which commands that grow the store are refused; 0: no quota.
     pub quota_bytes: u64,

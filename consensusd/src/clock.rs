@@ -6,9 +6,10 @@ use mareedb_ipc::world::wall_ms;
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
-/// A wall clock that jumps ahead is not followed before it has stayed there for so long: by then, a leader who is ahead of
-/// the others has handed over (`cluster.max_clock_offset_ms`), and no revision has followed its jump.
+/// A wall clock that jumps ahead is not followed before it has stayed there for so long.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Nobody has looked for so long: what was seen before says nothing of what stayed.
+const UNSEEN: Duration = Duration::from_secs(3);
 
 /// Source of proposed revisions.
 pub trait Clock: Send + Sync {
@@ -17,6 +18,10 @@ pub trait Clock: Send + Sync {
 
     /// The node's wall clock, in milliseconds since 1970. It may jump.
     fn wall_ms(&self) -> u64;
+
+    /// Looks at the wall clock, once a second, and hears whether it is known to be ahead of a majority's: while it is, no
+    /// revision follows it.
+    fn watch(&self, ahead: bool);
 }
 
 /// A hybrid logical clock over the system's clock.
@@ -37,17 +42,25 @@ struct State {
     followed: (u64, Instant),
     /// Since when it is too far ahead.
     ahead_since: Option<Instant>,
+    /// When it was last looked at.
+    seen: Instant,
+    /// It is known to be ahead of a majority's.
+    hold: bool,
 }
 
 impl State {
     /// The wall clock in milliseconds, without a jump that is too young.
     fn pace(&mut self, wall: u64, now: Instant, jump_ms: u64) -> u64 {
+        let unseen = now.saturating_duration_since(std::mem::replace(&mut self.seen, now)) > UNSEEN;
         let (before, at) = self.followed;
         let passed = now.saturating_duration_since(at).as_millis();
         let expected = before.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX));
-        if wall > expected.saturating_add(jump_ms) {
+        if wall > expected && (self.hold || wall - expected > jump_ms) {
+            if self.hold || unseen {
+                self.ahead_since = Some(now);
+            }
             let since = *self.ahead_since.get_or_insert(now);
-            if now.saturating_duration_since(since) < PATIENCE {
+            if self.hold || now.saturating_duration_since(since) < PATIENCE {
                 return expected;
             }
         }
@@ -65,6 +78,8 @@ impl HybridClock {
                 last: Revision(0),
                 followed: (wall_ms(), rt::now()),
                 ahead_since: None,
+                seen: rt::now(),
+                hold: false,
             }),
             jump_ms,
             #[cfg(feature = "faults")]
@@ -90,6 +105,13 @@ impl Clock for HybridClock {
         let paced = Revision::from_unix_ms(state.pace(wall, now, self.jump_ms));
         state.last = paced.max(state.last.next());
         state.last
+    }
+
+    fn watch(&self, ahead: bool) {
+        let (wall, now) = (self.wall_ms(), rt::now());
+        let mut state = self.state.lock();
+        state.hold = ahead;
+        state.pace(wall, now, self.jump_ms);
     }
 
     fn wall_ms(&self) -> u64 {
@@ -119,22 +141,56 @@ mod tests {
         }
     }
 
+    /// A clock that shows a million milliseconds now.
+    fn state(now: Instant) -> State {
+        State {
+            last: Revision(0),
+            followed: (1_000_000, now),
+            ahead_since: None,
+            seen: now,
+            hold: false,
+        }
+    }
+
     #[test]
     fn a_jump_ahead_is_followed_when_it_stays_and_a_drift_and_a_step_back_at_once() {
         let began = rt::now();
-        let mut state = State {
-            last: Revision(0),
-            followed: (1_000_000, began),
-            ahead_since: None,
-        };
+        let mut state = state(began);
         let mut at =
             |wall: u64, seconds: u64| state.pace(wall, began + Duration::from_secs(seconds), 500);
         assert_eq!(at(1_001_400, 1), 1_001_400, "a drift");
         assert_eq!(at(9_000_000, 2), 1_002_400, "a jump");
-        assert_eq!(at(9_009_000, 11), 1_011_400, "a jump that is too young");
-        assert_eq!(at(1_012_000, 12), 1_012_000, "and is over");
-        assert_eq!(at(9_000_000, 13), 1_013_000, "another one");
-        assert_eq!(at(9_010_000, 23), 9_010_000, "that stays");
-        assert_eq!(at(1_000_000, 24), 1_000_000, "a step back");
+        assert_eq!(at(9_001_000, 3), 1_003_400, "a jump that is too young");
+        assert_eq!(at(1_004_000, 4), 1_004_000, "and is over");
+        for second in 5..15 {
+            assert_eq!(at(9_000_000, second), 1_000_000 + second * 1000, "a jump");
+        }
+        assert_eq!(at(9_010_000, 15), 9_010_000, "that stays");
+        assert_eq!(at(1_000_000, 16), 1_000_000, "a step back");
+    }
+
+    #[test]
+    fn what_nobody_saw_has_not_stayed_and_what_is_known_to_be_wrong_is_never_followed() {
+        let began = rt::now();
+        let mut state = state(began);
+        let at = |state: &mut State, wall: u64, seconds: u64| {
+            state.pace(wall, began + Duration::from_secs(seconds), 500)
+        };
+        assert_eq!(at(&mut state, 9_000_000, 1), 1_001_000);
+        // The process stood still.
+        assert_eq!(at(&mut state, 9_000_000, 60), 1_060_000);
+        state.hold = true;
+        for second in 61..100 {
+            assert_eq!(at(&mut state, 9_000_000, second), 1_000_000 + second * 1000);
+        }
+        state.hold = false;
+        assert_eq!(at(&mut state, 9_000_000, 100), 1_100_000, "from now on");
+        assert_eq!(at(&mut state, 1_100_900, 101), 1_100_900, "set right");
+        state.hold = true;
+        assert_eq!(
+            at(&mut state, 1_102_000, 102),
+            1_101_900,
+            "not even a drift"
+        );
     }
 }

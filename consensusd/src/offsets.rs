@@ -20,6 +20,17 @@ struct Heard {
     lead_ms: Option<(i64, u64)>,
 }
 
+/// Where a clock stands among the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Ahead of a majority's by at least so many milliseconds, which is too much.
+    Ahead(u64),
+    /// It is not.
+    Agrees,
+    /// Too few have told theirs lately.
+    Unknown,
+}
+
 /// The other nodes' wall clocks.
 #[derive(Debug, Default)]
 pub struct Offsets(BTreeMap<String, Heard>);
@@ -42,29 +53,33 @@ impl Offsets {
         }
     }
 
-    /// What this node's clock is ahead of a majority's by, if that is more than `limit_ms`. `others`: all members but this one.
-    pub fn ahead<'a>(
+    /// Where this node's clock stands. `others`: all members but this one.
+    pub fn standing<'a>(
         &self,
         others: impl ExactSizeIterator<Item = &'a str>,
         limit_ms: u64,
         now: u64,
-    ) -> Option<u64> {
-        let majority = others.len().div_ceil(2) + 1;
-        let mut leads: Vec<u64> = others
+    ) -> Standing {
+        let count = others.len();
+        let majority = count.div_ceil(2) + 1;
+        let fresh = others
             .filter_map(|addr| self.0.get(addr)?.lead_ms)
             .filter(|(_, at)| now.saturating_sub(*at) < FRESH_MS)
-            .filter_map(|(lead, _)| u64::try_from(lead).ok())
-            .collect();
-        leads.sort_unstable_by(|a, b| b.cmp(a));
-        leads
-            .get(majority - 1)
-            .copied()
-            .filter(|lead| *lead > limit_ms)
+            .map(|(lead, _)| u64::try_from(lead).unwrap_or(0));
+        let (mut ahead, agree): (Vec<u64>, Vec<u64>) = fresh.partition(|lead| *lead > limit_ms);
+        ahead.sort_unstable_by(|a, b| b.cmp(a));
+        match ahead.get(majority - 1) {
+            Some(lead) => Standing::Ahead(*lead),
+            // Whatever those say that are silent, it is no majority.
+            None if count - agree.len() < majority => Standing::Agrees,
+            None => Standing::Unknown,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::Standing::{Agrees, Ahead, Unknown};
     use super::*;
 
     fn told(leads: &[(&str, i64)], now: u64) -> Offsets {
@@ -76,28 +91,29 @@ mod tests {
         offsets
     }
 
-    fn ahead(offsets: &Offsets, others: &[&str], now: u64) -> Option<u64> {
-        offsets.ahead(others.iter().copied(), 500, now)
+    fn standing(offsets: &Offsets, others: &[&str], now: u64) -> Standing {
+        offsets.standing(others.iter().copied(), 500, now)
     }
 
     #[test]
     fn who_is_ahead_of_a_majority_knows_it() {
         let both = told(&[("b", 800), ("c", 700)], 0);
-        assert_eq!(ahead(&both, &["b", "c"], 0), Some(700));
-        assert_eq!(ahead(&both, &["b", "c"], FRESH_MS), None, "long ago");
+        assert_eq!(standing(&both, &["b", "c"], 0), Ahead(700));
+        assert_eq!(standing(&both, &["b", "c"], FRESH_MS), Unknown, "long ago");
         // Two of three are the majority, and there are only two others.
-        assert_eq!(
-            ahead(&told(&[("b", 800), ("c", 500)], 0), &["b", "c"], 0),
-            None
-        );
-        assert_eq!(ahead(&told(&[("b", 800)], 0), &["b", "c"], 0), None);
+        let one = told(&[("b", 800), ("c", 500)], 0);
+        assert_eq!(standing(&one, &["b", "c"], 0), Agrees);
+        assert_eq!(standing(&told(&[("b", 800)], 0), &["b", "c"], 0), Unknown);
+        assert_eq!(standing(&told(&[("b", 80)], 0), &["b", "c"], 0), Agrees);
         let five = told(&[("b", 800), ("c", 700), ("d", 600), ("e", -9_000)], 0);
-        assert_eq!(ahead(&five, &["b", "c", "d", "e"], 0), Some(600));
+        assert_eq!(standing(&five, &["b", "c", "d", "e"], 0), Ahead(600));
+        let five = told(&[("b", 800), ("c", 70), ("d", -600)], 0);
+        assert_eq!(standing(&five, &["b", "c", "d", "e"], 0), Agrees);
         // Of two nodes, nobody can say who is right: one is no majority; nor of four are two.
-        assert_eq!(ahead(&told(&[("b", 800)], 0), &["b"], 0), None);
+        assert_eq!(standing(&told(&[("b", 800)], 0), &["b"], 0), Agrees);
         let four = told(&[("b", 800), ("c", 700)], 0);
-        assert_eq!(ahead(&four, &["b", "c", "d"], 0), None);
-        assert_eq!(ahead(&Offsets::default(), &[], 0), None);
+        assert_eq!(standing(&four, &["b", "c", "d"], 0), Unknown);
+        assert_eq!(standing(&Offsets::default(), &[], 0), Agrees);
     }
 
     #[test]
@@ -106,10 +122,10 @@ mod tests {
         let mut offsets = Offsets::default();
         offsets.heard("b", 1_010_000, Some((1_000_000, 1_000)), 18_000);
         assert_eq!(offsets.held("b", 18_250), Some((1_010_000, 250)));
-        assert_eq!(offsets.ahead(["b"].into_iter(), 500, 18_000), None);
+        assert_eq!(standing(&offsets, &["b", "c"], 18_000), Agrees);
         offsets.heard("b", 0, Some((u64::MAX, u64::MAX)), 1);
         offsets.heard("c", u64::MAX, Some((0, 0)), 1);
-        assert_eq!(ahead(&offsets, &["b", "c"], 1), None);
+        assert_eq!(standing(&offsets, &["b", "c"], 1), Agrees);
         assert_eq!(offsets.held("b", 0), Some((0, 0)));
         assert_eq!(offsets.held("d", 0), None);
     }

@@ -24,6 +24,7 @@ use openraft::raft::TransferLeaderRequest;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A running replica. Cloning it gives another handle.
 #[derive(Clone)]
@@ -39,6 +40,8 @@ struct Shared {
     reads: Reads,
     streams: Mutex<BTreeMap<ReplicaId, Incoming>>,
     rise: Arc<Rise>,
+    /// Whether it may stand for election.
+    may_lead: AtomicBool,
 }
 
 /// What a replica is made of.
@@ -89,6 +92,7 @@ impl Replica {
             exchange: parts.exchange,
             streams: Mutex::default(),
             rise,
+            may_lead: AtomicBool::new(true),
         }))
     }
 
@@ -107,6 +111,16 @@ impl Replica {
     /// The log.
     pub fn log(&self) -> &LogStore {
         &self.0.log
+    }
+
+    /// Whether it may stand for election from now on: when the leader is silent, and when its node is gone.
+    pub fn let_elect(&self, may: bool) {
+        self.0.may_lead.store(may, Ordering::Relaxed);
+        self.0.raft.runtime_config().elect(may);
+    }
+    /// Whether it may stand for election.
+    pub fn may_lead(&self) -> bool {
+        self.0.may_lead.load(Ordering::Relaxed)
     }
 
     /// Questions to peers.
@@ -260,7 +274,8 @@ impl Replica {
                 let (last, name) = self.claim();
                 Ok(Answer::LeaderGone {
                     confirmed: self.confirms_gone(leader, term),
-                    last,
+                    // Nobody waits for one that does not stand.
+                    last: last.filter(|_| self.may_lead()),
                     name,
                 })
             }

@@ -106,6 +106,7 @@ impl Replica {
             let metrics = metrics(self);
             let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
             if metrics.state != ServerState::Follower
+                || !self.may_lead()
                 || !voters.contains(&metrics.id)
                 || !self.confirms_gone(leader, term)
             {

@@ -142,6 +142,7 @@ fn system(head: &Head, pairs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<u8> {
         digest.wrapping_add(c.into()),
         &head.rules,
         head.oldest,
+        vec![(head.clock / 2, head.oldest / 2), (head.clock, head.oldest)],
         head.elected_term,
         elections.wrapping_add(d),
     ));

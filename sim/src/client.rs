@@ -7,8 +7,8 @@ use bytes::Bytes;
 use futures::future::{Either, select};
 use mareedb_history::{Answer, Call, Consistency, Operation, Outcome as Came};
 use mareedb_ipc::wire::command::{
-    Command, Compare, CompareOp, CompareTarget, Op, OpResult, Outcome, SessionRef, Txn, TxnResult,
-    encode_command,
+    Command, Compare, CompareOp, CompareTarget, IdempotencyKey, Op, OpResult, Outcome, SessionRef,
+    Txn, TxnResult, encode_command,
 };
 use mareedb_ipc::wire::gateway::{ConsensusError, FromConsensus, ToConsensus};
 use mareedb_ipc::wire::read::{Query, ReadError, ReadRequest};
@@ -21,6 +21,10 @@ use std::time::Duration;
 /// A client waits so long for one answer, in milliseconds, before it asks again. Less than it takes to elect somebody, so that who
 /// asked a leader that is cut off asks others while that one still believes to lead.
 const PATIENCE_MS: std::ops::Range<u64> = 150..1_500;
+/// How often a write with an idempotency key is sent in all.
+const AGAIN: usize = 3;
+/// Before it is sent again, at most so many milliseconds pass.
+const AGAIN_MS: u64 = 4_000;
 /// Number of the client that writes once all is healed.
 const PROBE: usize = 99;
 /// The epoch of the only range.
@@ -116,7 +120,10 @@ impl Client {
         if draw < 12 {
             return self.increment().await;
         }
-        let call = if draw < 45 {
+        if draw < 16 {
+            return self.again().await;
+        }
+        let call = if draw < 47 {
             Call::Get {
                 key: key.clone(),
                 consistency: Consistency::Linearizable,
@@ -216,6 +223,31 @@ impl Client {
         self.record(start_ns, call, outcome);
     }
 
+    /// A write with an idempotency key that is sent again some time later, as a new request: all answers are the first one.
+    async fn again(&mut self) {
+        let value = self.value();
+        let key = IdempotencyKey {
+            key: format!("{}.{}", self.number, self.values),
+            fingerprint: 1,
+        };
+        let call = Call::Put {
+            key: "once".into(),
+            value,
+        };
+        let mut first = None;
+        for _ in 0..AGAIN {
+            if let Went::Done(result) = self.send(txn_of(&call), EPOCH, Some(&key)).await {
+                let first = first.get_or_insert_with(|| result.clone());
+                if *first != result {
+                    let what = format!("client{}: {first:?}, then {result:?}", self.number);
+                    self.cluster.violated("ONCE-1", what);
+                }
+            }
+            let later = self.rng.below(AGAIN_MS);
+            Timer::after(Duration::from_millis(later)).await;
+        }
+    }
+
     /// A command that was routed by an epoch that is not in force must do nothing.
     async fn stray(&mut self) {
         let txn = Txn {
@@ -225,17 +257,17 @@ impl Client {
             }],
             ..Txn::default()
         };
-        if let Went::Done(_) = self.send(txn, EPOCH + 1).await {
+        if let Went::Done(_) = self.send(txn, EPOCH + 1, None).await {
             let what = "a write that was routed by another range epoch was carried out".to_owned();
             self.cluster.violated("EPOCH", what);
         }
     }
 
     async fn write(&mut self, txn: Txn) -> Went {
-        self.send(txn, EPOCH).await
+        self.send(txn, EPOCH, None).await
     }
 
-    async fn send(&mut self, txn: Txn, epoch: u64) -> Went {
+    async fn send(&mut self, txn: Txn, epoch: u64, key: Option<&IdempotencyKey>) -> Went {
         let Some(session) = self.session().await else {
             return Went::Refused("no session".into());
         };
@@ -247,7 +279,7 @@ impl Client {
                 low_water: self.sequence,
             },
             epoch,
-            idempotency: None,
+            idempotency: key.cloned(),
             txn,
         });
         let (first, outcome) = match self.propose(command).await {

@@ -1,7 +1,9 @@
 //! Who leads: handing over, following the meta group, minding the disk and the clock.
 
-use super::{CALM_MS, FOLLOW_MS, HAND_OVER_MS, Host, STORAGE_AWAY_MS};
+use super::{CALM_MS, CLOSE, FOLLOW_MS, HAND_OVER_MS, Host, LEADERLESS_MS, STORAGE_AWAY_MS};
 use crate::formation::Formation;
+use crate::offsets::Standing;
+use crate::replica::Replica;
 use crate::rt;
 use crate::view::metrics;
 use mareedb_ipc::Gauge;
@@ -19,12 +21,12 @@ impl Host {
 
     /// Whether replicas of this node may stand for election.
     pub(super) fn may_elect(&self) -> bool {
-        !self.draining && !self.stalled && self.clock_ahead_ms.is_none()
+        !self.draining && !self.stalled && !self.barred
     }
 
     fn let_elect(&self) {
         for (replica, _) in self.replicas.values() {
-            replica.raft().runtime_config().elect(self.may_elect());
+            replica.let_elect(self.may_elect());
         }
     }
 
@@ -41,7 +43,9 @@ impl Host {
                 continue;
             }
             let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-            // A target must be reachable, or the transfer blocks; the one with the longest log loses the least time.
+            // A target must be reachable, or the transfer blocks; who lacks much cannot take over. A clock that is right is worth
+            // more than some entries, and the one with the longest log loses the least time.
+            let last = metrics.last_log_index.unwrap_or(0);
             let target = metrics
                 .replication
                 .iter()
@@ -50,11 +54,17 @@ impl Host {
                 .filter_map(|(id, matched)| {
                     let place = metrics.membership_config.get_node(id)?;
                     let wanted = to.is_none_or(|to| to == place.node);
-                    (wanted && self.peers.fit_to_lead(&place.addr, now))
-                        .then(|| (matched.as_ref().map(|id| id.index), *id, place.name.clone()))
+                    let sound = self.peers.online(&place.addr, now)
+                        && !self.peers.stalled(&place.addr, now);
+                    let right = !self.peers.clock_ahead(&place.addr);
+                    let matched = matched.as_ref().map_or(0, |id| id.index);
+                    // From one clock that is ahead to another one nothing is won.
+                    let better = right || self.clock_ahead_ms.is_none();
+                    (wanted && sound && better && matched + CLOSE >= last)
+                        .then(|| (right, matched, *id, place.name.clone()))
                 })
                 .max();
-            let Some((_, target, name)) = target else {
+            let Some((_, _, target, name)) = target else {
                 nobody = true;
                 continue;
             };
@@ -68,7 +78,7 @@ impl Host {
         }
         if nobody && names.is_empty() {
             return Err(ConsensusError::Refused(
-                "no other voter is online, with a disk that writes and a clock that is right, to take over leadership".into(),
+                "no other voter is online, with a disk that writes, a clock that is right and nearly all of the log, to take over leadership".into(),
             ));
         }
         if names.is_empty() {
@@ -183,22 +193,48 @@ impl Host {
         } else {
             limit
         };
-        let ahead = self.offsets.ahead(others.into_iter(), limit, now);
-        let changed = ahead.is_some() != self.clock_ahead_ms.is_some();
+        let ahead = match self.offsets.standing(others.into_iter(), limit, now) {
+            Standing::Ahead(ms) => Some(ms),
+            Standing::Agrees => None,
+            // Silence takes nothing back.
+            Standing::Unknown => self.clock_ahead_ms,
+        };
+        match (self.clock_ahead_ms, ahead) {
+            (None, Some(ms)) => tracing::warn!(
+                ahead_ms = ms,
+                "this node's clock is ahead of a majority's: it leads nothing until it is set right"
+            ),
+            (Some(_), None) => tracing::info!("this node's clock agrees with the others'"),
+            _ => {}
+        }
         self.clock_ahead_ms = ahead;
-        if changed {
+        self.clock.watch(ahead.is_some());
+        // Better a leader whose clock is wrong, and which no revision follows, than none.
+        if self
+            .replicas
+            .values()
+            .all(|(replica, _)| self.is_led(replica, now))
+        {
+            self.led_at = now;
+        }
+        let barred = ahead.is_some() && now.saturating_sub(self.led_at) < LEADERLESS_MS;
+        if barred != self.barred {
+            self.barred = barred;
             self.let_elect();
-            match ahead {
-                Some(ms) => tracing::warn!(
-                    ahead_ms = ms,
-                    "this node's clock is ahead of a majority's: it leads nothing until it is set right"
-                ),
-                None => tracing::info!("this node's clock agrees with the others'"),
-            }
         }
         if ahead.is_some() {
             self.give_up_leading("the clock is ahead", now);
         }
+    }
+
+    /// Whether a group has a leader on a node that is fit to lead.
+    fn is_led(&self, replica: &Replica, now: u64) -> bool {
+        let metrics = metrics(replica);
+        let Some(leader) = metrics.current_leader else {
+            return false;
+        };
+        let place = metrics.membership_config.get_node(&leader);
+        leader == metrics.id || place.is_some_and(|place| self.peers.fit_to_lead(&place.addr, now))
     }
 
     /// Nobody may be there to take over, or the message may be lost, so that it is tried again.

@@ -39,6 +39,10 @@ const LOOK_MS: u64 = 20;
 const PING_MS: u64 = 300;
 /// A node tells its wall clock so often, and looks whether it is ahead.
 const CLOCK_MS: u64 = 1_000;
+/// A node whose clock is ahead stands for election all the same when nobody fit has led for so long.
+const LEADERLESS_MS: u64 = 3_000;
+/// Who lacks more entries is not handed leadership.
+const CLOSE: u64 = 1_024;
 /// Formation ticks so often.
 const FORMATION_MS: u64 = 100;
 /// A data group's leader follows the meta group's once both were stable for so long.
@@ -119,6 +123,10 @@ pub struct Host {
     stalled: bool,
     /// What this node's wall clock is ahead of a majority's by, while that is too much.
     clock_ahead_ms: Option<u64>,
+    /// That keeps this node from standing for election.
+    barred: bool,
+    /// When all groups of this node last had a leader.
+    led_at: u64,
     /// When the disk was last seen to stall.
     stalled_at: Option<u64>,
     /// When storaged last served.
@@ -211,6 +219,8 @@ impl Host {
             draining: false,
             stalled: false,
             clock_ahead_ms: None,
+            barred: false,
+            led_at: 0,
             stalled_at: None,
             storage_seen: None,
             ended: BTreeMap::new(),
@@ -373,7 +383,7 @@ impl Host {
                     let (replica, range) = *started;
                     tracing::info!(group = %replica.group(), replica = %replica.id(), "replica started");
                     if !self.may_elect() {
-                        replica.raft().runtime_config().elect(false);
+                        replica.let_elect(false);
                     }
                     self.replicas.insert(replica.group(), (replica, range));
                 }

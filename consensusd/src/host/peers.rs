@@ -2,7 +2,7 @@
 
 use super::{BATCH, Event, Host};
 use crate::exchange::Way;
-use crate::formation::{Action, Message};
+use crate::formation::{Action, Formation, Message};
 use crate::frames::{Answer, Frame, Route};
 use crate::rt;
 use crate::view::metrics;
@@ -104,8 +104,18 @@ impl Host {
                 back,
                 ahead,
             } => {
-                self.offsets.heard(addr, wall_ms, back, now);
-                self.peers.set_clock_ahead(addr, ahead);
+                // Anybody can say that a member's address is his.
+                let formed = self.formation.as_ref().and_then(Formation::formed);
+                let member = formed.is_some_and(|formed| {
+                    from.identity.cluster == Some(formed.cluster)
+                        && formed.members.iter().any(|member| {
+                            member.facts.addr == addr && from.identity.id == Some(member.id)
+                        })
+                });
+                if member {
+                    self.offsets.heard(addr, wall_ms, back, now);
+                    self.peers.set_clock_ahead(addr, ahead);
+                }
             }
             Frame::Formation(bytes) => {
                 let Ok(message) = decode::<Message>(&bytes) else {

@@ -49,7 +49,7 @@ pub enum Command {
         /// What to do.
         txn: Txn,
     },
-    /// Nothing but logged time: expires sessions and idempotency keys on an otherwise idle group.
+    /// Nothing but logged time: expires sessions and idempotency keys. Nobody proposes it: each entry does so.
     Tick,
     /// Splits this group's key range; reserved: applying it answers [`Outcome::Unsupported`].
     Split {
@@ -80,7 +80,7 @@ pub struct Rules {
     pub idempotency_ttl_ms: u64,
     /// How long an unused session is kept, in logged time.
     pub session_ttl_ms: u64,
-    /// How long superseded versions are kept, by the revision clock.
+    /// How long superseded versions are kept, in logged time; up to an eighth longer.
     pub history_ms: u64,
 }
 

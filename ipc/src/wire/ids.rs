@@ -121,7 +121,7 @@ impl Revision {
     pub fn from_unix_ms(unix_ms: u64) -> Self {
         Revision(unix_ms << Self::COUNTER_BITS)
     }
-    /// The millisecond that the revision belongs to; this is the logged time.
+    /// The millisecond that the revision belongs to.
     pub fn unix_ms(self) -> u64 {
         self.0 >> Self::COUNTER_BITS
     }

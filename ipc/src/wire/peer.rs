@@ -81,4 +81,4 @@ pub struct PeerHello {
 }
 
 /// Version of the peer protocol that this executable speaks.
-pub const PEER_PROTOCOL: u32 = 2;
+pub const PEER_PROTOCOL: u32 = 3;

@@ -3,7 +3,7 @@
 
 use super::StoreError;
 use super::batch::Batch;
-use super::{elections, once};
+use super::{elections, history, once};
 use bytes::Bytes;
 use mareedb_ipc::wire::command::{Command, Outcome, Rules, Stamp, unstamp};
 use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry};
@@ -72,13 +72,7 @@ pub(super) fn apply(
             };
             once::expire_keys(batch, &now)?;
             let outcome = run(batch, command, &now)?;
-            // It never goes back, since what lies before it may be gone already.
-            let oldest = Revision::from_unix_ms(
-                revision
-                    .unix_ms()
-                    .saturating_sub(batch.system.rules.history_ms),
-            );
-            batch.system.oldest = batch.system.oldest.max(oldest);
+            history::advance(&mut batch.system);
             Some(outcome)
         }
     };

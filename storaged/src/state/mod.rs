@@ -12,6 +12,7 @@ mod batch;
 mod damage;
 mod elections;
 mod engine;
+mod history;
 mod install;
 mod kept;
 mod keys;

@@ -76,9 +76,11 @@ pub(super) struct System {
     pub(super) digest: u128,
     /// What outcomes depend on, as the last leader declared it.
     pub(super) rules: Rules,
-    /// The oldest revision that a read may ask for: by the revision clock, so that it is the same on all replicas, whatever was
+    /// The oldest revision that a read may ask for: by logged time, so that it is the same on all replicas, whatever was
     /// collected when.
     pub(super) oldest: Revision,
+    /// Logged times and the revisions at them, later ones last.
+    pub(super) marks: Vec<(u64, Revision)>,
     /// The term of the last election that is remembered.
     pub(super) elected_term: u64,
     /// Elections that are remembered.
@@ -102,6 +104,7 @@ impl System {
             digest: 0,
             rules: rules.clone(),
             oldest: Revision(0),
+            marks: Vec::new(),
             elected_term: 0,
             elections: 0,
         }

@@ -286,7 +286,7 @@ pub const FAULTS: &[Fault] = &[
     ),
     line("io-tear", Action::TearWrite, Reach::Node, (0, 0), 4),
     line("io-lose", Action::LoseWrite, Reach::Node, (0, 0), 4),
-    line("clock-jump", Action::JumpClock, Reach::Node, (50, 2000), 4),
+    line("clock-jump", Action::JumpClock, Reach::Node, (50, 6000), 4),
     line(
         "ring-corrupt",
         Action::CorruptRing,

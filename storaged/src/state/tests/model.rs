@@ -168,11 +168,13 @@ struct Model {
     term: u64,
     rules: Rules,
     oldest: Revision,
+    marks: Vec<(u64, Revision)>,
     elections: Vec<(Revision, Election)>,
     now: BTreeMap<Bytes, Kept>,
     past: Vec<(Revision, BTreeMap<Bytes, Kept>)>,
     sessions: BTreeMap<u128, Remembering>,
     keys: BTreeMap<String, (u64, u128, Outcome)>,
+    uses: Vec<(u64, String)>,
     next: BTreeMap<u128, u64>,
 }
 
@@ -194,11 +196,13 @@ impl Model {
             term: 1,
             rules: declared(0),
             oldest: Revision(0),
+            marks: Vec::new(),
             elections: Vec::new(),
             now: BTreeMap::new(),
             past: Vec::new(),
             sessions: BTreeMap::new(),
             keys: BTreeMap::new(),
+            uses: Vec::new(),
             next: BTreeMap::new(),
         }
     }
@@ -211,18 +215,39 @@ impl Model {
 
     fn apply(&mut self, stamp: Stamp, command: &Command) -> Outcome {
         let outcome = self.run(stamp, command);
-        let clock_ms = Revision(self.clock).unix_ms();
-        let oldest = clock_ms.saturating_sub(self.rules.history_ms);
-        self.oldest = self.oldest.max(Revision::from_unix_ms(oldest));
+        // Versions are kept since the newest of some moments that is long enough ago.
+        let (now, keep) = (self.logged_ms, self.rules.history_ms);
+        if self
+            .marks
+            .last()
+            .is_none_or(|(at, _)| now - at >= (keep / 8).max(1))
+        {
+            self.marks.push((now, Revision(self.clock)));
+        }
+        let past = self.marks.iter().rev().find(|(at, _)| now - at >= keep);
+        self.oldest = past.map_or(self.oldest, |(_, revision)| self.oldest.max(*revision));
         outcome
+    }
+
+    /// What is expired may stay for a second while there is room: a leader with a longer time finds it live again.
+    fn expire_keys(&mut self) {
+        let horizon = self.logged_ms.saturating_sub(self.rules.idempotency_ttl_ms);
+        let full = self.keys.len() as u64 >= self.rules.idempotency_keys_max;
+        let due = horizon.saturating_sub(if full { 0 } else { 1_000 });
+        if self.uses.iter().any(|(at, _)| *at < due) {
+            for (at, key) in self.uses.extract_if(.., |(at, _)| *at < horizon) {
+                if self.keys.get(&key).is_some_and(|(used, ..)| *used == at) {
+                    self.keys.remove(&key);
+                }
+            }
+        }
     }
 
     fn run(&mut self, stamp: Stamp, command: &Command) -> Outcome {
         self.clock = stamp.revision.0.max(self.clock + 1);
         self.logged_ms += u64::from(stamp.elapsed_ms);
         let ms = self.logged_ms;
-        self.keys
-            .retain(|_, (at, ..)| ms - *at <= self.rules.idempotency_ttl_ms);
+        self.expire_keys();
         match command {
             Command::OpenSession { session, .. } => {
                 self.expire_sessions();
@@ -284,20 +309,25 @@ impl Model {
         let Some(key) = key else {
             return self.transact(epoch, txn);
         };
-        if let Some((_, fingerprint, first)) = self.keys.get(&key.key) {
+        let ttl_ms = self.rules.idempotency_ttl_ms;
+        let known = self.keys.get(&key.key);
+        if let Some((_, fingerprint, first)) =
+            known.filter(|(at, ..)| self.logged_ms - at <= ttl_ms)
+        {
             return if *fingerprint == key.fingerprint {
                 first.clone()
             } else {
                 Outcome::IdempotencyKeyReused
             };
         }
-        if self.keys.len() as u64 >= self.rules.idempotency_keys_max {
+        if known.is_none() && self.keys.len() as u64 >= self.rules.idempotency_keys_max {
             return Outcome::IdempotencyKeysExhausted;
         }
         let outcome = self.transact(epoch, txn);
         if matches!(outcome, Outcome::Done(_)) {
             let kept = (self.logged_ms, key.fingerprint, outcome.clone());
             self.keys.insert(key.key.clone(), kept);
+            self.uses.push((self.logged_ms, key.key.clone()));
         }
         outcome
     }

@@ -248,10 +248,11 @@ fn a_deletion_and_what_it_ended_are_collected_together() {
         let outcome = outcome(&store, &entry(index, index, &write(index, 1, None, txn)));
         assert!(matches!(outcome, Outcome::Done(_)));
     }
-    outcome(&store, &entry(3, 100, &Command::Tick));
+    outcome(&store, &later(3, 50, 50, &Command::Tick));
+    outcome(&store, &later(4, 100, 50, &Command::Tick));
     let replica = store.replica(GROUP).unwrap();
     let (pin, _) = replica.pin();
-    let horizon = Revision::from_unix_ms(90);
+    let horizon = Revision::from_unix_ms(50);
     let (found, upto) = crate::state::replica::garbage(&pin, Revision(0), horizon).unwrap();
     assert_eq!(found.len(), 6000, "all of one revision, though it is much");
     assert_eq!(upto, horizon);
@@ -282,7 +283,8 @@ fn collecting_alone_leaves_nothing_unflushed() {
             &entry(index, index, &write(index, 1, None, pair_of(index))),
         );
     }
-    outcome(&store, &entry(20, 1000, &Command::Tick));
+    outcome(&store, &later(20, 500, 500, &Command::Tick));
+    outcome(&store, &later(21, 1000, 500, &Command::Tick));
     store.flush(GROUP).unwrap();
     assert_eq!(store.unflushed_bytes(), 0);
     store.maintain().unwrap();
@@ -312,7 +314,7 @@ fn what_nobody_reads_any_more_is_let_go_of() {
                     ..Txn::default()
                 };
                 let command = write(index, index, None, txn);
-                outcome(store, &entry(index, index * 10, &command));
+                outcome(store, &later(index, index * 10, 10, &command));
             }
             store.flush(GROUP).unwrap();
             store.maintain().unwrap();

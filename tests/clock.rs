@@ -6,10 +6,11 @@ mod support;
 use bytes::Bytes;
 use http::Method;
 use mareedb_bench::cluster::Node;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::time::Duration;
 use support::{
-    PATIENCE, bed_of, block_on, healthy, leads_nothing, put_file, says, server_with_faults,
+    Bed, PATIENCE, bed_of, block_on, healthy, leads_nothing, put_file, says, server_with_faults,
 };
 
 const DAY_MS: u64 = 86_400_000;
@@ -30,6 +31,62 @@ async fn put(node: &Node, key: &str) -> u64 {
     let body: Value = answer.json();
     let revision = body["revision"].as_str().and_then(|text| text.parse().ok());
     revision.unwrap_or_else(|| panic!("{key}: {} {body}", answer.status))
+}
+
+/// Asks for the leaderships until this node has them.
+async fn lead(bed: &Bed, at: usize) {
+    let name = &bed.cluster.nodes[at].name;
+    let path = format!("/v1/cluster/transfer-leadership?to={name}");
+    let began = std::time::Instant::now();
+    while bed.cluster.leader().await != Some(at) {
+        assert!(began.elapsed() < PATIENCE, "{name} does not come to lead");
+        let mut client = bed.cluster.nodes[at].client();
+        // Refused, or under way: the leader says.
+        let _ = client
+            .request(
+                Method::POST,
+                &path,
+                &[],
+                Bytes::new(),
+                Duration::from_secs(5),
+            )
+            .await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// LIN-3: who is known to be ahead leads when somebody wants it to, and puts nothing of its clock into revisions: neither after all of its
+/// patience, nor when its consensusd has just started and had only its clock to go by.
+#[test]
+fn a_node_that_is_known_to_be_ahead_leads_by_the_others_time() {
+    block_on(async {
+        let bed = healthy(bed_of(server_with_faults(), 3, "")).await;
+        let leader = bed.cluster.leader().await.expect("a healthy cluster");
+        let victim = (leader + 1) % 3;
+        let node = &bed.cluster.nodes[victim];
+        let name = node.name.as_str();
+        let first = put(node, "first").await;
+        put_file(node, "clock", &DAY_MS.to_string());
+        let ahead = |status: &Value| says(status, "CLOCK_AHEAD", name);
+        for round in ["patience", "restart"] {
+            if round == "restart" {
+                node.signal_daemon("consensusd", Signal::SIGKILL);
+            }
+            bed.cluster
+                .await_status(PATIENCE, ahead)
+                .await
+                .unwrap_or_else(|why| panic!("{why}"));
+            // Longer than a jump that nobody judges has to stay.
+            let until = std::time::Instant::now() + Duration::from_secs(11);
+            while std::time::Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            lead(&bed, victim).await;
+            let revision = put(node, round).await;
+            let hour = (DAY_MS / 24) << 18;
+            assert!(revision < first + hour, "{round}: {first}, {revision}");
+        }
+    });
 }
 
 /// ONCE-1, LIN-3: a leader whose clock is a day ahead leads no longer; neither revisions nor expiry follow its clock.

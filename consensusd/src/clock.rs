@@ -19,9 +19,11 @@ pub trait Clock: Send + Sync {
     /// The node's wall clock, in milliseconds since 1970. It may jump.
     fn wall_ms(&self) -> u64;
 
-    /// Looks at the wall clock, once a second, and hears whether it is known to be ahead of a majority's: while it is, no
-    /// revision follows it.
-    fn watch(&self, ahead: bool);
+    /// Looks at the wall clock, once a second, and hears by how many milliseconds it is known to be ahead of a
+    /// majority's: while it is, no revision follows it, nor what was followed of it before that was known.
+    ///
+    /// Returns what it is ahead of the time that is followed, in milliseconds.
+    fn watch(&self, ahead_ms: Option<u64>) -> u64;
 }
 
 /// A hybrid logical clock over the system's clock.
@@ -71,12 +73,13 @@ impl State {
 }
 
 impl HybridClock {
-    /// A clock that follows jumps ahead by more than `jump_ms` with some patience only.
-    pub fn new(jump_ms: u64) -> HybridClock {
+    /// A clock that follows jumps ahead by more than `jump_ms` with some patience only. `held_ms`: what the wall clock was ahead of the
+    /// time that the predecessor of this process followed.
+    pub fn new(jump_ms: u64, held_ms: u64) -> HybridClock {
         HybridClock {
             state: Mutex::new(State {
                 last: Revision(0),
-                followed: (wall_ms(), rt::now()),
+                followed: (wall_ms().saturating_sub(held_ms), rt::now()),
                 ahead_since: None,
                 seen: rt::now(),
                 hold: false,
@@ -89,11 +92,10 @@ impl HybridClock {
 
     /// One that is set by the file `clock` in this directory.
     #[cfg(feature = "faults")]
-    pub fn set_by(data_dir: &str, jump_ms: u64) -> HybridClock {
-        let mut clock = HybridClock::new(jump_ms);
+    pub fn set_by(data_dir: &str, jump_ms: u64, held_ms: u64) -> HybridClock {
+        let mut clock = HybridClock::new(jump_ms, held_ms);
         clock.off_by = Some(std::path::Path::new(data_dir).join("clock"));
-        // A process that starts has nothing but what it finds.
-        clock.state.get_mut().followed = (clock.wall_ms(), rt::now());
+        clock.state.get_mut().followed = (clock.wall_ms().saturating_sub(held_ms), rt::now());
         clock
     }
 }
@@ -107,11 +109,15 @@ impl Clock for HybridClock {
         state.last
     }
 
-    fn watch(&self, ahead: bool) {
+    fn watch(&self, ahead_ms: Option<u64>) -> u64 {
         let (wall, now) = (self.wall_ms(), rt::now());
         let mut state = self.state.lock();
-        state.hold = ahead;
-        state.pace(wall, now, self.jump_ms);
+        state.hold = ahead_ms.is_some();
+        let expected = state.pace(wall, now, self.jump_ms);
+        if let Some(ahead_ms) = ahead_ms {
+            state.followed = (expected.min(wall.saturating_sub(ahead_ms)), now);
+        }
+        wall.saturating_sub(state.pace(wall, now, self.jump_ms))
     }
 
     fn wall_ms(&self) -> u64 {
@@ -132,7 +138,7 @@ mod tests {
 
     #[test]
     fn revisions_only_grow() {
-        let clock = HybridClock::new(500);
+        let clock = HybridClock::new(500, 0);
         let mut last = Revision(0);
         for _ in 0..10_000 {
             let next = clock.revision();

@@ -151,6 +151,8 @@ pub enum Answer {
         confirmed: bool,
         /// The last entry of its log.
         last: Option<LogIdOf<C>>,
+        /// Whether nothing but a longer log speaks for somebody else.
+        fit: bool,
         /// Name of its node.
         name: String,
     },

@@ -24,7 +24,7 @@ use openraft::raft::TransferLeaderRequest;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// A running replica. Cloning it gives another handle.
 #[derive(Clone)]
@@ -40,8 +40,20 @@ struct Shared {
     reads: Reads,
     streams: Mutex<BTreeMap<ReplicaId, Incoming>>,
     rise: Arc<Rise>,
-    /// Whether it may stand for election.
-    may_lead: AtomicBool,
+    stands: Mutex<Stands>,
+    /// When an append of the leader last came.
+    heard: Mutex<Instant>,
+}
+
+/// Whether a replica stands for election.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stands {
+    /// When the leader is silent, or its node is gone.
+    Yes,
+    /// Only when its log is longer than all others'.
+    IfNobodyElse,
+    /// It does not.
+    No,
 }
 
 /// What a replica is made of.
@@ -92,7 +104,8 @@ impl Replica {
             exchange: parts.exchange,
             streams: Mutex::default(),
             rise,
-            may_lead: AtomicBool::new(true),
+            stands: Mutex::new(Stands::Yes),
+            heard: Mutex::new(rt::now()),
         }))
     }
 
@@ -113,14 +126,19 @@ impl Replica {
         &self.0.log
     }
 
-    /// Whether it may stand for election from now on: when the leader is silent, and when its node is gone.
-    pub fn let_elect(&self, may: bool) {
-        self.0.may_lead.store(may, Ordering::Relaxed);
-        self.0.raft.runtime_config().elect(may);
+    /// Whether it stands for election from now on.
+    pub fn let_stand(&self, stands: Stands) {
+        *self.0.stands.lock() = stands;
+        self.0.raft.runtime_config().elect(stands == Stands::Yes);
     }
-    /// Whether it may stand for election.
-    pub fn may_lead(&self) -> bool {
-        self.0.may_lead.load(Ordering::Relaxed)
+    /// Whether it stands for election.
+    pub fn stands(&self) -> Stands {
+        *self.0.stands.lock()
+    }
+    /// Milliseconds since an append of a leader came: heartbeats are.
+    pub fn leader_silence_ms(&self) -> u128 {
+        let heard = *self.0.heard.lock();
+        rt::now().saturating_duration_since(heard).as_millis()
     }
 
     /// Questions to peers.
@@ -181,6 +199,9 @@ impl Replica {
             tracing::warn!(addr, ?route, why, "a question is refused");
             self.answer(addr, route, call, Answer::Refused(why));
             return;
+        }
+        if matches!(ask, Ask::Append(_) | Ask::Stream { .. }) {
+            *self.0.heard.lock() = rt::now();
         }
         let addr = addr.to_owned();
         match ask {
@@ -275,7 +296,8 @@ impl Replica {
                 Ok(Answer::LeaderGone {
                     confirmed: self.confirms_gone(leader, term),
                     // Nobody waits for one that does not stand.
-                    last: last.filter(|_| self.may_lead()),
+                    last: last.filter(|_| self.stands() != Stands::No),
+                    fit: self.stands() == Stands::Yes,
                     name,
                 })
             }

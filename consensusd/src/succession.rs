@@ -12,7 +12,7 @@
 use crate::exchange::Way;
 use crate::frames::{Answer, Ask, Route};
 use crate::raft::C;
-use crate::replica::Replica;
+use crate::replica::{Replica, Stands};
 use crate::rt;
 use crate::view::metrics;
 use mareedb_ipc::wire::command::Cause;
@@ -65,8 +65,8 @@ impl Evidence {
     }
 }
 
-/// What a voter has to say for itself: the longest log wins, then the smallest name.
-type Claim = (Option<LogIdOf<C>>, Reverse<String>);
+/// What a voter has to say for itself: the longest log wins, then who is fit, then the smallest name.
+type Claim = (Option<LogIdOf<C>>, bool, Reverse<String>);
 
 impl Replica {
     /// Whether this replica's leader in `term` is `leader`, and its node is gone as far as this node has seen.
@@ -106,7 +106,7 @@ impl Replica {
             let metrics = metrics(self);
             let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
             if metrics.state != ServerState::Follower
-                || !self.may_lead()
+                || self.stands() == Stands::No
                 || !voters.contains(&metrics.id)
                 || !self.confirms_gone(leader, term)
             {
@@ -114,7 +114,7 @@ impl Replica {
             }
             let quorum = voters.len() / 2 + 1;
             let (last, name) = self.claim();
-            let own: Claim = (last, Reverse(name));
+            let own: Claim = (last, self.stands() == Stands::Yes, Reverse(name));
             let others = self.poll(&voters, leader, term).await;
             if others.len() + 1 >= quorum && self.confirms_gone(leader, term) {
                 // Everybody who polls sees the same claims, so that one campaigns; should two, or none, the ordinary
@@ -158,8 +158,9 @@ impl Replica {
                     Ok(Ok(Answer::LeaderGone {
                         confirmed: true,
                         last,
+                        fit,
                         name,
-                    })) => Some((last, Reverse(name))),
+                    })) => Some((last, fit, Reverse(name))),
                     _ => None,
                 }
             });
@@ -185,12 +186,15 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_log_wins_then_the_smallest_name() {
+    fn the_longest_log_wins_then_who_is_fit_then_the_smallest_name() {
         let id = |term, index| Some(LogIdOf::<C>::new_term_index(term, index));
-        let claim = |last, name: &str| -> Claim { (last, Reverse(name.to_owned())) };
+        let claim = |last, name: &str| -> Claim { (last, true, Reverse(name.to_owned())) };
+        let unfit = |last, name: &str| -> Claim { (last, false, Reverse(name.to_owned())) };
         assert!(claim(id(2, 5), "b") > claim(id(1, 9), "a"));
         assert!(claim(id(2, 5), "b") > claim(id(2, 4), "a"));
         assert!(claim(id(2, 5), "a") > claim(id(2, 5), "b"));
         assert!(claim(id(1, 0), "b") > claim(None, "a"));
+        assert!(claim(id(2, 5), "b") > unfit(id(2, 5), "a"));
+        assert!(unfit(id(2, 6), "b") > claim(id(2, 5), "a"));
     }
 }

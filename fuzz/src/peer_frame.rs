@@ -119,6 +119,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         answer(Answer::LeaderGone {
             confirmed: true,
             last: Some(log_id(at)),
+            fit: true,
             name: "node2".into(),
         }),
     ];

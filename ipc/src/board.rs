@@ -48,6 +48,8 @@ pub enum Gauge {
     PeersUp,
     /// Bytes of the files that the log takes.
     LogFileBytes,
+    /// What the wall clock is ahead of the clock that revisions follow, in milliseconds: a successor goes on with that.
+    ClockHeldMs,
 }
 
 /// A small record that a process shows.

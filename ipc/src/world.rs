@@ -48,11 +48,13 @@ pub enum Fault {
     SnapshotWithoutSessions,
     /// Sessions and idempotency keys expire by what the leader's wall clock says (ONCE-1).
     ExpiryByWallClock,
+    /// What storaged forgets by dying while a replica starts is not applied again (LIVE-4).
+    StartedUnapplied,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 15] = [
+    pub const ALL: [Fault; 16] = [
         Fault::RestoreAlways,
         Fault::LeaseReads,
         Fault::RestoredReads,
@@ -68,6 +70,7 @@ impl Fault {
         Fault::ClockInApply,
         Fault::SnapshotWithoutSessions,
         Fault::ExpiryByWallClock,
+        Fault::StartedUnapplied,
     ];
 }
 

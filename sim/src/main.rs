@@ -32,7 +32,7 @@ struct Arguments {
     /// Goes on after a failure.
     #[arg(long)]
     keep_going: bool,
-    /// Plants a fault in the code, and ends well when a seed finds it; `all`: each of them, one after the other.
+    /// Plants a fault in the code, and ends well when a seed finds it; of several (A,B or all) one after the other.
     #[arg(long, value_parser = faults)]
     planted: Option<Planted>,
     /// Events that a failure shows.
@@ -69,12 +69,15 @@ fn faults(text: &str) -> Result<Planted, String> {
     if text == "all" {
         return Ok(Planted(Fault::ALL.to_vec()));
     }
-    let known = Fault::ALL
-        .into_iter()
-        .find(|fault| format!("{fault:?}") == text);
-    known
-        .map(|fault| Planted(vec![fault]))
-        .ok_or_else(|| format!("one of {:?}, or all", Fault::ALL))
+    let named = |name: &str| {
+        let mut all = Fault::ALL.into_iter();
+        all.find(|fault| format!("{fault:?}") == name)
+            .ok_or_else(|| format!("'{name}' is none of {:?}, or all", Fault::ALL))
+    };
+    text.split(',')
+        .map(named)
+        .collect::<Result<_, _>>()
+        .map(Planted)
 }
 
 fn main() -> ExitCode {

@@ -18,20 +18,25 @@ impl Host {
     /// A new storaged has applied what its files hold, and readers wait for what its predecessor had applied: it applies
     /// up to there now, not only with the next write.
     pub(super) fn apply_again(&self) {
-        for (group, (replica, _)) in &self.replicas {
-            let Some(upto) = metrics(replica).last_applied.as_ref().map(position) else {
-                continue;
-            };
-            let (link, group) = (self.link.clone(), *group);
-            rt::spawn(async move {
-                link.request(StorageRequest::Apply {
-                    group,
-                    results_from: u64::MAX,
-                    upto,
-                })
-                .await;
-            });
+        for (replica, _) in self.replicas.values() {
+            self.apply_of(replica);
         }
+    }
+
+    /// To be called of a replica that starts, too: storaged may have died since it told how far the group was applied.
+    pub(super) fn apply_of(&self, replica: &Replica) {
+        let Some(upto) = metrics(replica).last_applied.as_ref().map(position) else {
+            return;
+        };
+        let (link, group) = (self.link.clone(), replica.group());
+        rt::spawn(async move {
+            link.request(StorageRequest::Apply {
+                group,
+                results_from: u64::MAX,
+                upto,
+            })
+            .await;
+        });
     }
 
     /// Notes how old entries are; ends a group whose openraft has ended, to start it anew, alone, through the same fence as

@@ -1,9 +1,12 @@
 //! Who leads: handing over, following the meta group, minding the disk and the clock.
 
-use super::{CALM_MS, CLOSE, FOLLOW_MS, HAND_OVER_MS, Host, LEADERLESS_MS, STORAGE_AWAY_MS};
+use super::{
+    CALM_MS, CLOSE, CLOSE_MS, FOLLOW_MS, HAND_OVER_MS, Host, LEADERLESS_MS, SETTLE_MS,
+    STORAGE_AWAY_MS,
+};
 use crate::formation::Formation;
 use crate::offsets::Standing;
-use crate::replica::Replica;
+use crate::replica::{Replica, Stands};
 use crate::rt;
 use crate::view::metrics;
 use mareedb_ipc::Gauge;
@@ -19,22 +22,41 @@ impl Host {
         self.let_elect();
     }
 
-    /// Whether replicas of this node may stand for election.
-    pub(super) fn may_elect(&self) -> bool {
-        !self.draining && !self.stalled && !self.barred
+    /// Whether replicas of this node stand for election.
+    pub(super) fn standing(&self) -> Stands {
+        if self.draining || self.stalled {
+            Stands::No
+        } else if self.barred {
+            Stands::IfNobodyElse
+        } else {
+            Stands::Yes
+        }
     }
 
     fn let_elect(&self) {
         for (replica, _) in self.replicas.values() {
-            replica.let_elect(self.may_elect());
+            replica.let_stand(self.standing());
         }
     }
 
-    /// Hands the leaderships of this node to another one.
+    /// Hands the leaderships of this node to another one, because somebody says so: a node that is about to stop is better led
+    /// from anywhere else.
     ///
     /// # Errors
     /// This node leads nothing, or nobody can take over.
     pub fn hand_over(&mut self, to: Option<NodeId>) -> Result<String, ConsensusError> {
+        self.transfer(to, false)
+    }
+
+    /// Whether who has `matched` entries of a group that this node leads could lead it at once. The log is asked for by both sides of a
+    /// transfer, and a leader that has begun one that fails does nothing more.
+    fn is_close(&self, group: GroupId, matched: Option<u64>, last: Option<u64>, now: u64) -> bool {
+        matched.is_some()
+            && (matched.map(|index| index + CLOSE) >= last
+                || self.ages.lag(group, matched, now) < CLOSE_MS)
+    }
+
+    fn transfer(&mut self, to: Option<NodeId>, close: bool) -> Result<String, ConsensusError> {
         let now = self.now();
         let (mut names, mut nobody) = (BTreeSet::new(), false);
         for (replica, _) in self.replicas.values() {
@@ -43,9 +65,8 @@ impl Host {
                 continue;
             }
             let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-            // A target must be reachable, or the transfer blocks; who lacks much cannot take over. A clock that is right is worth
-            // more than some entries, and the one with the longest log loses the least time.
-            let last = metrics.last_log_index.unwrap_or(0);
+            // A target must be reachable, or the transfer blocks. A clock that is right is worth more than some entries, and
+            // the one with the longest log loses the least time.
             let target = metrics
                 .replication
                 .iter()
@@ -57,10 +78,12 @@ impl Host {
                     let sound = self.peers.online(&place.addr, now)
                         && !self.peers.stalled(&place.addr, now);
                     let right = !self.peers.clock_ahead(&place.addr);
-                    let matched = matched.as_ref().map_or(0, |id| id.index);
                     // From one clock that is ahead to another one nothing is won.
                     let better = right || self.clock_ahead_ms.is_none();
-                    (wanted && sound && better && matched + CLOSE >= last)
+                    let matched = matched.as_ref().map(|id| id.index);
+                    let ready = !close
+                        || self.is_close(replica.group(), matched, metrics.last_log_index, now);
+                    (wanted && sound && better && ready)
                         .then(|| (right, matched, *id, place.name.clone()))
                 })
                 .max();
@@ -78,7 +101,7 @@ impl Host {
         }
         if nobody && names.is_empty() {
             return Err(ConsensusError::Refused(
-                "no other voter is online, with a disk that writes, a clock that is right and nearly all of the log, to take over leadership".into(),
+                "no other voter is online, with a disk that writes and a clock that is right, to take over leadership".into(),
             ));
         }
         if names.is_empty() {
@@ -124,10 +147,18 @@ impl Host {
             if replica.group() == META_GROUP || metrics.state != ServerState::Leader {
                 continue;
             }
+            let matched = |id: &u64| {
+                let of = metrics.replication.as_ref()?.get(id)?;
+                of.as_ref().map(|id| id.index)
+            };
             let target = metrics
                 .membership_config
                 .nodes()
-                .find(|(_, place)| place.node == meta && self.peers.fit_to_lead(&place.addr, now))
+                .find(|(id, place)| {
+                    place.node == meta
+                        && self.peers.fit_to_lead(&place.addr, now)
+                        && self.is_close(replica.group(), matched(id), metrics.last_log_index, now)
+                })
                 .map(|(id, _)| *id);
             if let Some(target) = target {
                 tracing::info!(group = %replica.group(), %meta, "leadership follows the meta group's");
@@ -208,40 +239,31 @@ impl Host {
             _ => {}
         }
         self.clock_ahead_ms = ahead;
-        self.clock.watch(ahead.is_some());
+        let held_ms = self.clock.watch(ahead);
+        self.board.set(Gauge::ClockHeldMs, held_ms);
         // Better a leader whose clock is wrong, and which no revision follows, than none.
-        if self
-            .replicas
-            .values()
-            .all(|(replica, _)| self.is_led(replica, now))
-        {
-            self.led_at = now;
-        }
-        let barred = ahead.is_some() && now.saturating_sub(self.led_at) < LEADERLESS_MS;
+        let led = |(replica, _): &(Replica, _)| {
+            metrics(replica).state == ServerState::Leader
+                || replica.leader_silence_ms() < u128::from(LEADERLESS_MS)
+        };
+        let barred = ahead.is_some() && self.replicas.values().all(led);
         if barred != self.barred {
             self.barred = barred;
             self.let_elect();
         }
-        if ahead.is_some() {
+        if !self.leads() {
+            self.followed_at = now;
+        }
+        if ahead.is_some() && now.saturating_sub(self.followed_at) > SETTLE_MS {
             self.give_up_leading("the clock is ahead", now);
         }
-    }
-
-    /// Whether a group has a leader on a node that is fit to lead.
-    fn is_led(&self, replica: &Replica, now: u64) -> bool {
-        let metrics = metrics(replica);
-        let Some(leader) = metrics.current_leader else {
-            return false;
-        };
-        let place = metrics.membership_config.get_node(&leader);
-        leader == metrics.id || place.is_some_and(|place| self.peers.fit_to_lead(&place.addr, now))
     }
 
     /// Nobody may be there to take over, or the message may be lost, so that it is tried again.
     fn give_up_leading(&mut self, why: &str, now: u64) {
         if now >= self.next.hand_over && self.leads() {
             self.next.hand_over = now + HAND_OVER_MS;
-            match self.hand_over(None) {
+            match self.transfer(None, true) {
                 Ok(to) => tracing::info!(to, "{why}: leadership is handed over"),
                 Err(error) => tracing::warn!(%error, "{why}, and leadership stays"),
             }

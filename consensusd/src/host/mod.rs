@@ -23,6 +23,7 @@ use mareedb_ipc::wire::gateway::{FromConsensus, Target};
 use mareedb_ipc::wire::storage::{FromStorage, KeyRange, NodeRecord, ReplicaState, ToStorage};
 use mareedb_ipc::wire::view::{ClusterView, NodeIdentity, Reason};
 use mareedb_ipc::wire::{GroupId, NodeId, RandomId};
+use mareedb_ipc::world::{Fault, planted};
 use mareedb_ipc::{BoardReader, BoardWriter, Gauge, Outbox, Receiver, RingError, Sender};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,10 +40,16 @@ const LOOK_MS: u64 = 20;
 const PING_MS: u64 = 300;
 /// A node tells its wall clock so often, and looks whether it is ahead.
 const CLOCK_MS: u64 = 1_000;
-/// A node whose clock is ahead stands for election all the same when nobody fit has led for so long.
-const LEADERLESS_MS: u64 = 3_000;
-/// Who lacks more entries is not handed leadership.
+/// A node whose clock is ahead stands for election all the same when no leader was heard for so long.
+const LEADERLESS_MS: u64 = 2_000;
+/// Who lacks more entries, or older ones, cannot take over at once, and is not handed leadership by itself.
 const CLOSE: u64 = 1_024;
+/// Milliseconds.
+const CLOSE_MS: u64 = 300;
+/// A node that has come to lead by somebody's hand does not hand back at once: that one may be about to stop.
+const SETTLE_MS: u64 = 3_000;
+/// While a node's clock is ahead it is looked at so often whether anybody leads.
+const BARRED_LOOK_MS: u64 = 100;
 /// Formation ticks so often.
 const FORMATION_MS: u64 = 100;
 /// A data group's leader follows the meta group's once both were stable for so long.
@@ -125,8 +132,8 @@ pub struct Host {
     clock_ahead_ms: Option<u64>,
     /// That keeps this node from standing for election.
     barred: bool,
-    /// When all groups of this node last had a leader.
-    led_at: u64,
+    /// Since when this node leads nothing.
+    followed_at: u64,
     /// When the disk was last seen to stall.
     stalled_at: Option<u64>,
     /// When storaged last served.
@@ -156,6 +163,7 @@ struct Timers {
     sample: u64,
     disk: u64,
     clock: u64,
+    tell_clock: u64,
     hand_over: u64,
 }
 
@@ -178,11 +186,15 @@ impl Host {
         let (report, events) = mpsc::unbounded_channel();
         let link = LogLink::new(to_storage, wake.clone());
 
+        let held_ms = board.reader().get(Gauge::ClockHeldMs);
         #[cfg(not(feature = "faults"))]
-        let clock = HybridClock::new(config.cluster.max_clock_offset_ms);
+        let clock = HybridClock::new(config.cluster.max_clock_offset_ms, held_ms);
         #[cfg(feature = "faults")]
-        let clock =
-            HybridClock::set_by(&config.server.data_dir, config.cluster.max_clock_offset_ms);
+        let clock = HybridClock::set_by(
+            &config.server.data_dir,
+            config.cluster.max_clock_offset_ms,
+            held_ms,
+        );
         let incarnation = u64::try_from(RandomId::draw().0 >> 64).expect("half of 128 bits");
         Host {
             config,
@@ -220,7 +232,7 @@ impl Host {
             stalled: false,
             clock_ahead_ms: None,
             barred: false,
-            led_at: 0,
+            followed_at: 0,
             stalled_at: None,
             storage_seen: None,
             ended: BTreeMap::new(),
@@ -382,9 +394,10 @@ impl Host {
                 Event::Started(started) => {
                     let (replica, range) = *started;
                     tracing::info!(group = %replica.group(), replica = %replica.id(), "replica started");
-                    if !self.may_elect() {
-                        replica.let_elect(false);
+                    if !planted(Fault::StartedUnapplied) {
+                        self.apply_of(&replica);
                     }
+                    replica.let_stand(self.standing());
                     self.replicas.insert(replica.group(), (replica, range));
                 }
                 Event::Ended(group) => {
@@ -414,8 +427,15 @@ impl Host {
             self.mind_the_disk(now);
         }
         if now >= self.next.clock {
-            self.next.clock = now + CLOCK_MS;
             self.mind_the_clock(now);
+            let pause = match self.clock_ahead_ms {
+                Some(_) => BARRED_LOOK_MS,
+                None => CLOCK_MS,
+            };
+            self.next.clock = now + pause;
+        }
+        if now >= self.next.tell_clock {
+            self.next.tell_clock = now + CLOCK_MS;
             self.tell_the_clock(now);
         }
         if now >= self.next.sample {

@@ -56,12 +56,12 @@ pub(super) fn apply(
             if planted(Fault::ClockInApply) {
                 revision = revision.max(Revision::from_unix_ms(wall_ms()));
             }
-            let before = batch.system.clock;
+            let before = (batch.system.ms, batch.system.clock);
             batch.system.clock = revision;
             batch.system.ms = batch.system.ms.saturating_add(stamp.elapsed_ms.into());
             if planted(Fault::ExpiryByWallClock) {
-                let leap = revision.unix_ms() - before.unix_ms();
-                batch.system.ms += if before.0 > 0 { leap } else { 0 };
+                let leap = revision.unix_ms() - before.1.unix_ms();
+                batch.system.ms += if before.1.0 > 0 { leap } else { 0 };
             }
             let now = Now {
                 revision,
@@ -72,7 +72,7 @@ pub(super) fn apply(
             };
             once::expire_keys(batch, &now)?;
             let outcome = run(batch, command, &now)?;
-            history::advance(&mut batch.system);
+            history::advance(&mut batch.system, before);
             Some(outcome)
         }
     };

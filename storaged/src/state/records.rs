@@ -2,7 +2,7 @@
 
 use super::StoreError;
 use super::tree::Pin;
-use super::{batch, keys};
+use super::{batch, history, keys};
 use bytes::Bytes;
 use mareedb_ipc::wire::command::{Election, Outcome, Rules};
 use mareedb_ipc::wire::storage::SnapshotMeta;
@@ -143,7 +143,13 @@ impl System {
                 "a state whose checksum is wrong".into(),
             ));
         }
-        read(body)
+        let system: System = read(body)?;
+        if !history::is_sound(&system) {
+            return Err(StoreError::Damaged(
+                "a state whose moments contradict its clock".into(),
+            ));
+        }
+        Ok(system)
     }
 
     /// The digest of everything that replicas must agree on (DET-1).

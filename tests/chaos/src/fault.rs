@@ -99,6 +99,18 @@ pub enum Reach {
     Cluster,
 }
 
+impl Reach {
+    /// How long nobody may be able to write when only this happens, in ms: LIVE-1, and LIVE-2 with the default settings (lease, election
+    /// timeout, 500 ms).
+    pub fn gap_limit_ms(self) -> Option<u64> {
+        match self {
+            Reach::Daemon => Some(200),
+            Reach::Node => Some(2_500),
+            Reach::Cluster => None,
+        }
+    }
+}
+
 /// A line of the table.
 #[derive(Debug)]
 pub struct Fault {

@@ -1,5 +1,6 @@
 //! Results: a JSON line a round, and the table that a file of them comes to.
 
+use crate::fault::FAULTS;
 use crate::gaps::Happened;
 use crate::judge::Finding;
 use crate::round::Plan;
@@ -141,9 +142,9 @@ pub fn summary(lines: &[Line]) -> String {
         violated.count()
     );
     text.push_str(
-        "| fault | times | alone | gap p50 ms | p99 ms | max ms | rounds | with a violation |\n",
+        "| fault | times | alone | gap p50 ms | p99 ms | max ms | limit ms | beyond | rounds | with a violation |\n",
     );
-    text.push_str("|---|---:|---:|---:|---:|---:|---:|---:|\n");
+    text.push_str("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n");
     let mut names: Vec<&String> = lines.iter().flat_map(|line| line.faults.keys()).collect();
     names.sort_unstable();
     names.dedup();
@@ -164,14 +165,23 @@ pub fn summary(lines: &[Line]) -> String {
             0 => "-".to_owned(),
             count => gaps[(count * of).div_ceil(1000).saturating_sub(1)].to_string(),
         };
+        let limit = FAULTS
+            .iter()
+            .find(|fault| fault.name == name)
+            .and_then(|fault| fault.reach.gap_limit_ms());
+        let beyond = limit.map(|limit| gaps.iter().filter(|gap| **gap > limit).count());
+        let or_none =
+            |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
         let bad = with.iter().filter(|line| !line.violations.is_empty());
         let _ = writeln!(
             text,
-            "| `{name}` | {times} | {} | {} | {} | {} | {} | {} |",
+            "| `{name}` | {times} | {} | {} | {} | {} | {} | {} | {} | {} |",
             gaps.len(),
             quantile(500),
             quantile(990),
             quantile(1000),
+            or_none(limit),
+            or_none(beyond.map(|count| count as u64)),
             with.len(),
             bad.count()
         );
@@ -225,7 +235,7 @@ mod tests {
         let gaps: Vec<u64> = (1..=100).collect();
         let text = summary(&[line(1, &gaps, &[]), line(2, &[200], &["DET-1"])]);
         assert!(
-            text.contains("| `node-kill` | 103 | 101 | 51 | 100 | 200 | 2 | 1 |"),
+            text.contains("| `node-kill` | 103 | 101 | 51 | 100 | 200 | 2500 | 0 | 2 | 1 |"),
             "{text}"
         );
         assert!(text.contains("2 rounds, 0.02 hours"), "{text}");

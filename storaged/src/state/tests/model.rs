@@ -214,14 +214,17 @@ impl Model {
     }
 
     fn apply(&mut self, stamp: Stamp, command: &Command) -> Outcome {
+        let before = (self.logged_ms, Revision(self.clock));
         let outcome = self.run(stamp, command);
         // Versions are kept since the newest of some moments that is long enough ago.
         let (now, keep) = (self.logged_ms, self.rules.history_ms);
-        if self
-            .marks
-            .last()
-            .is_none_or(|(at, _)| now - at >= (keep / 8).max(1))
-        {
+        let last = self.marks.last();
+        if last.is_none_or(|(at, _)| now - at >= (keep / 8).max(1)) {
+            match self.marks.last_mut() {
+                Some(last) if last.0 == before.0 => last.1 = before.1,
+                Some(last) if last.0 < before.0 && before.0 < now => self.marks.push(before),
+                _ => {}
+            }
             self.marks.push((now, Revision(self.clock)));
         }
         let past = self.marks.iter().rev().find(|(at, _)| now - at >= keep);

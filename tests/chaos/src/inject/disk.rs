@@ -41,7 +41,8 @@ impl Strike<'_> {
                 .blame("RUNNER", format!("cannot fill a disk: {error}"));
         }
         self.last().await;
-        disk.empty();
+        // Another fault may have it stand still.
+        tokio::task::block_in_place(|| disk.empty());
         Some(Self::bit(self.at))
     }
 }

@@ -1,40 +1,35 @@
 //! The shard's main task: takes messages off the ring, writes what must be durable, releases in order.
 
+mod latencies;
+mod run;
+mod take;
+
+pub(super) use latencies::Latencies;
+
 use super::answers::Answers;
 use super::end::{Ended, Ends};
 use super::requests::hand;
 use super::threads::{Installed, Keep, Read, Reports, Threads};
 use super::writer::{UnitWriter, Writer, Written};
 use crate::fault;
-use crate::log::index::weight;
-use crate::log::unit::{Change, Record};
-use crate::log::{Log, UNIT_BYTES_MAX, Write};
+use crate::log::unit::Record;
+use crate::log::{Log, Write};
 use crate::state::Store;
-use futures::StreamExt;
-use futures::channel::mpsc::UnboundedReceiver;
 use mareedb_config::Config;
-use mareedb_ipc::wire::storage::{FromStorage, LogEntry, StorageAnswer, StorageRequest, ToStorage};
+use mareedb_ipc::wire::storage::{FromStorage, LogEntry, StorageAnswer, StorageRequest};
 use mareedb_ipc::wire::{GroupId, LogPosition, OperationId};
 use mareedb_ipc::world::{Fault, now, planted};
-use mareedb_ipc::{BoardWriter, Cell, ExitCode, Gauge, Histogram, Receiver};
+use mareedb_ipc::{BoardWriter, ExitCode, Gauge, Receiver};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// The task turns at least so often, to prove that it runs.
-const TURN: Duration = Duration::from_millis(40);
-/// So often it turns before others have theirs.
-const TURNS_IN_A_ROW: u32 = 4;
 /// A shard is young for so long.
 const YOUNG: Duration = Duration::from_secs(1);
 /// A quiet log gets its closing mark after so long.
 const QUIET: Duration = Duration::from_millis(200);
-/// Latencies are shown so often.
-const SHOW: Duration = Duration::from_millis(500);
-/// Messages taken in one turn.
-const MESSAGES_MAX: usize = 4096;
 
 /// A message on its way to being released, or something that waits for a unit to be durable.
 pub(super) struct Step {
@@ -107,90 +102,6 @@ pub(super) struct Steps<W> {
     pub(super) waits_since: Option<Instant>,
     pub(super) latencies: Latencies,
     pub(super) began: Instant,
-}
-
-impl Steps<Writer> {
-    pub(super) async fn run(mut self, mut rung: UnboundedReceiver<()>) -> Ended {
-        let ended = self.turns(&mut rung).await;
-        if matches!(ended, Ended::Failed(ExitCode::Io | ExitCode::DiskFault, _)) {
-            self.board.add(Gauge::IoErrors, 1);
-        }
-        ended
-    }
-
-    async fn turns(&mut self, rung: &mut UnboundedReceiver<()>) -> Ended {
-        self.begin();
-        let mut quiet = Quiet::new();
-        let mut in_a_row = 0;
-        let mut shown = now();
-        loop {
-            self.turns.fetch_add(1, Ordering::Relaxed);
-            let turned = match self.turn().await {
-                Ok(turned) => turned,
-                Err(ended) => return ended,
-            };
-            if now().saturating_duration_since(shown) > SHOW {
-                shown = now();
-                self.latencies.show(&self.board);
-            }
-            if self.stop.load(Ordering::Acquire) && self.log.lock().unfinished() == 0 {
-                return match self.close(rung).await {
-                    Ok(()) => Ended::Stopped,
-                    Err(ended) => ended,
-                };
-            }
-            quiet.look(&self.log.lock());
-            if !turned {
-                in_a_row += 1;
-                // What is begun is submitted when this task waits. Each pass through the executor costs several system calls,
-                // so that it only is let in between when there is no end.
-                if in_a_row == TURNS_IN_A_ROW {
-                    in_a_row = 0;
-                    glommio::executor().yield_task_queue_now().await;
-                }
-                continue;
-            }
-            in_a_row = 0;
-            match self.close_quiet(&mut quiet).await {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(ended) => return ended,
-            }
-            wait(rung).await;
-        }
-    }
-
-    /// Ends gracefully: the mark says how far the log is durable, and the state machines are flushed.
-    async fn close(&mut self, rung: &mut UnboundedReceiver<()>) -> Result<(), Ended> {
-        // Not before the entries that they are about.
-        let notes = if self.pending.is_none() {
-            self.notes()
-        } else {
-            Vec::new()
-        };
-        let closing = {
-            let mut log = self.log.lock();
-            if !notes.is_empty() && log.fits(64 * notes.len()) {
-                Some(log.take(notes).map_err(Ended::broken)?)
-            } else {
-                log.closing()
-            }
-        };
-        if let Some(write) = closing {
-            self.write(write).await?;
-        }
-        hand(&self.threads.keep, Keep::Finish)?;
-        loop {
-            self.turns.fetch_add(1, Ordering::Relaxed);
-            self.hear()?;
-            self.end_writes()?;
-            if self.reports.lock().finished && self.log.lock().unfinished() == 0 {
-                self.latencies.show(&self.board);
-                return Ok(());
-            }
-            wait(rung).await;
-        }
-    }
 }
 
 impl<W: UnitWriter> Steps<W> {
@@ -391,135 +302,6 @@ impl<W: UnitWriter> Steps<W> {
             .extend(steps.into_iter().map(|(end, what)| Step { end, lsn, what }));
     }
 
-    /// Takes what threads want logged, and what is in the ring.
-    fn take(&mut self) -> Result<Pending, Ended> {
-        let mut pending = Pending::default();
-        for internal in std::mem::take(&mut self.internal) {
-            self.sort_internal(internal, &mut pending);
-        }
-        // One more message, of any size, still fits into the unit, and the unit into a segment.
-        let quarter = usize::try_from(self.config.storage.segment_bytes / 4).unwrap_or(usize::MAX);
-        let enough = quarter.min(UNIT_BYTES_MAX / 2);
-        for _ in 0..MESSAGES_MAX {
-            if pending.bytes > enough {
-                break;
-            }
-            let start = self.receiver.cursor();
-            let Some((message, end)) = self.receiver.try_recv::<ToStorage>()? else {
-                break;
-            };
-            let bytes = usize::try_from(end - start).unwrap_or(usize::MAX);
-            self.sort(message, end, bytes, &mut pending)?;
-        }
-        if std::mem::take(&mut self.note) || !pending.records.is_empty() {
-            pending.records.extend(self.notes());
-        }
-        Ok(pending)
-    }
-
-    /// The noted commit positions as records.
-    fn notes(&mut self) -> Vec<Record> {
-        std::mem::take(&mut self.noted)
-            .into_iter()
-            .map(|(group, (id, committed))| Record::Operation {
-                id,
-                change: Change::Committed { group, committed },
-            })
-            .collect()
-    }
-
-    fn sort_internal(&self, internal: Internal, pending: &mut Pending) {
-        let log = self.log.lock();
-        match internal {
-            Internal::Installed(Installed {
-                request,
-                group,
-                meta,
-            }) => {
-                let upto = meta.last_applied;
-                let record = upto.and_then(|upto| log.installed(group, upto));
-                pending.records.extend(record);
-                if let Some(request) = request {
-                    let body = StorageAnswer::Snapshot(meta);
-                    pending.steps.push((None, What::Answer { request, body }));
-                }
-            }
-            Internal::Moved(group, entries) => {
-                pending.bytes += entries.iter().map(weight).sum::<usize>();
-                pending.records.extend(log.moved(group, entries));
-            }
-        }
-    }
-
-    /// What a message is: an operation for the log, or something to do when it is reached.
-    fn sort(
-        &mut self,
-        message: ToStorage,
-        end: u64,
-        bytes: usize,
-        pending: &mut Pending,
-    ) -> Result<(), Ended> {
-        let id = OperationId {
-            generation: self.receiver.generation(),
-            position: end,
-        };
-        let change = match message {
-            ToStorage::Hello { epoch, number } => {
-                pending
-                    .steps
-                    .push((Some(end), What::Hello { epoch, number }));
-                return Ok(());
-            }
-            ToStorage::Request { request, body } => {
-                let what = What::Request { request, body };
-                pending.steps.push((Some(end), what));
-                return Ok(());
-            }
-            // LOG-6: what was recovered and is delivered again is in the log already.
-            _ if self.log.lock().has(id) && !planted(Fault::RedeliveryTaken) => {
-                pending.steps.push((Some(end), What::Operation));
-                return Ok(());
-            }
-            ToStorage::CreateReplica {
-                group,
-                replica,
-                range,
-            } => {
-                self.store.create_replica(group, replica, range.clone())?;
-                Change::Create {
-                    group,
-                    replica,
-                    range,
-                }
-            }
-            ToStorage::SaveVote { group, vote } => Change::Vote { group, vote },
-            ToStorage::Append { group, entries } => Change::Append { group, entries },
-            ToStorage::Truncate { group, last } => Change::Truncate { group, last },
-            ToStorage::Purge { group, upto } => {
-                let persisted = self.store.persisted(group);
-                let persisted = persisted.and_then(|meta| meta.last_applied);
-                // The log is the state machine's write-ahead log; what is not persisted must stay.
-                if persisted.is_none_or(|at| at.index < upto.index) {
-                    return Err(Ended::broken(format!(
-                        "STO-PURGE: {group}: purge up to {upto}, persisted is {persisted:?}"
-                    )));
-                }
-                Change::Purge { group, upto }
-            }
-            // Worth no write of its own: it goes with the next.
-            ToStorage::SaveCommitted { group, committed } => {
-                self.noted.insert(group, (id, committed));
-                pending.steps.push((Some(end), What::Operation));
-                return Ok(());
-            }
-            ToStorage::SaveNodeRecord { record } => Change::Node(record),
-        };
-        pending.records.push(Record::Operation { id, change });
-        pending.bytes += bytes;
-        pending.steps.push((Some(end), What::Operation));
-        Ok(())
-    }
-
     async fn write(&mut self, write: Write) -> Result<(), Ended> {
         let segment = write.location.segment;
         if let Err(error) = self.writer.open(segment).await {
@@ -555,16 +337,6 @@ impl<W: UnitWriter> Steps<W> {
     }
 }
 
-/// Waits until somebody rings, or a turn is due. Several rings are one wake.
-async fn wait(rung: &mut UnboundedReceiver<()>) {
-    let wake = glommio::timer::timeout(TURN, async {
-        Ok::<_, glommio::GlommioError<()>>(rung.next().await)
-    });
-    if wake.await.is_ok() {
-        while rung.try_recv().is_ok() {}
-    }
-}
-
 /// Since when nothing was begun in the log: what is only asked keeps nothing from being written down.
 pub(super) struct Quiet {
     since: Instant,
@@ -584,34 +356,6 @@ impl Quiet {
         let issued = log.issued();
         if issued != self.issued {
             (self.since, self.issued) = (now(), issued);
-        }
-    }
-}
-
-/// Recent durations of writes.
-#[derive(Default)]
-pub(super) struct Latencies {
-    recent: VecDeque<u64>,
-    all: Histogram,
-}
-
-impl Latencies {
-    fn record(&mut self, took: Duration) {
-        self.all.record(took);
-        if self.recent.len() == 1024 {
-            self.recent.pop_front();
-        }
-        self.recent
-            .push_back(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
-    }
-
-    fn show(&self, board: &BoardWriter) {
-        board.put(Cell::LogWrites, &self.all.counted());
-        let mut sorted: Vec<u64> = self.recent.iter().copied().collect();
-        sorted.sort_unstable();
-        if let Some(last) = sorted.len().checked_sub(1) {
-            board.set(Gauge::FsyncUsP50, sorted[last / 2]);
-            board.set(Gauge::FsyncUsP99, sorted[last * 99 / 100]);
         }
     }
 }

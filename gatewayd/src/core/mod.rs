@@ -1,0 +1,209 @@
+//! Routing and repeating: a request is kept until it is answered, and asked again, with the same identity, whenever the way
+//! to the answer was lost. The state machine makes repeats take effect once; a deadline ends them.
+
+mod answers;
+mod read;
+mod transfer;
+mod write;
+
+use crate::admission::{Admission, Kind, Place};
+use crate::links::Calls;
+use crate::metrics::Hop;
+use crate::peer::Peers;
+use crate::peer::frame::{Call, Reply};
+use crate::session::Sessions;
+use mareedb_api::{ApiError, ErrorCode};
+use mareedb_config::Config;
+use mareedb_ipc::wire::view::ClusterView;
+use mareedb_ipc::wire::{GroupId, META_GROUP};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// How long to wait for news when a way was lost and nobody says that it is back.
+const PAUSE: Duration = Duration::from_millis(10);
+/// A forwarded call is given up early enough that another way can be tried.
+const FORWARD_LIMIT: Duration = Duration::from_secs(5);
+
+/// What requests share.
+pub struct Core {
+    calls: Arc<Calls>,
+    peers: Arc<Peers>,
+    sessions: Arc<Sessions>,
+    /// Places for requests.
+    pub admission: Admission,
+    /// The configuration.
+    pub config: Config,
+    /// Counters.
+    pub metrics: crate::metrics::Metrics,
+}
+
+/// Where a group is led.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Leader {
+    Here,
+    At(String),
+}
+
+/// Why an attempt gave nothing.
+enum Attempt {
+    /// Certainly nothing was proposed.
+    Unproposed(ErrorCode, String),
+    /// Something may have been.
+    Uncertain,
+    /// It is of no use to try again.
+    Final(ApiError),
+}
+
+impl Core {
+    /// Puts the parts together.
+    pub fn new(
+        calls: Arc<Calls>,
+        peers: Arc<Peers>,
+        sessions: Arc<Sessions>,
+        config: Config,
+    ) -> Arc<Core> {
+        let places = usize::try_from(config.limits.requests_in_flight_max).unwrap_or(usize::MAX);
+        let target = Duration::from_millis(config.limits.queueing_target_ms);
+        Arc::new(Core {
+            calls,
+            peers,
+            sessions,
+            admission: Admission::new(places, target),
+            config,
+            metrics: crate::metrics::Metrics::default(),
+        })
+    }
+
+    /// Calls to this node's daemons.
+    pub fn calls(&self) -> &Calls {
+        &self.calls
+    }
+    /// Peers.
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// A place among the requests in flight.
+    ///
+    /// # Errors
+    /// OVERLOADED: all are taken.
+    pub fn admit(&self, kind: Kind) -> Result<Place<'_>, ApiError> {
+        self.admission.take(kind).ok_or_else(|| self.full())
+    }
+
+    /// What is said when all places are taken.
+    pub fn full(&self) -> ApiError {
+        ApiError::new(
+            ErrorCode::Overloaded,
+            "this node has as many requests in flight as it serves in good time (limits.requests_in_flight_max, limits.queueing_target_ms)",
+        )
+    }
+
+    /// The view of this moment.
+    pub fn view(&self) -> Option<Arc<ClusterView>> {
+        self.calls.view().borrow().clone()
+    }
+
+    /// A number that another one replaces when a group is led by another node.
+    pub fn leaders(&self) -> u64 {
+        let view = self.view();
+        let groups = view.iter().flat_map(|view| &view.groups);
+        groups
+            .filter_map(|group| group.leader)
+            .fold(0, |sum, leader| sum.rotate_left(7) ^ leader.0)
+    }
+
+    fn group_of(&self, key: &[u8]) -> Result<(GroupId, u64), Attempt> {
+        let view = self.view();
+        let group = view
+            .iter()
+            .flat_map(|view| &view.groups)
+            .find(|group| group.id != META_GROUP && group.range.contains(key));
+        match group {
+            Some(group) => Ok((group.id, group.range.epoch)),
+            None => Err(self.unready()),
+        }
+    }
+
+    /// Why no group is there: it is forming, or consensusd has not told yet.
+    fn unready(&self) -> Attempt {
+        let why = match self.view() {
+            None => "consensusd has not told yet what it knows".to_owned(),
+            Some(view) => match (&view.refused, &view.forming) {
+                (Some(refused), _) => refused.message.clone(),
+                (None, Some(forming)) => format!("the cluster is forming: {}", forming.message),
+                (None, None) => "the replicas of this node are starting".to_owned(),
+            },
+        };
+        Attempt::Unproposed(ErrorCode::NotReady, why)
+    }
+
+    fn leader_of(&self, group: GroupId) -> Result<Leader, Attempt> {
+        let view = self.view();
+        let Some(view) = view.as_deref() else {
+            return Err(self.unready());
+        };
+        let Some(state) = view.groups.iter().find(|state| state.id == group) else {
+            return Err(self.unready());
+        };
+        match state.leader {
+            None => Err(Attempt::Unproposed(
+                ErrorCode::NoQuorum,
+                answers::no_leader(view, state),
+            )),
+            Some(leader) if view.me.id == Some(leader) => Ok(Leader::Here),
+            Some(leader) => match view.members.iter().find(|member| member.id == leader) {
+                Some(member) => Ok(Leader::At(member.addr.clone())),
+                None => Err(self.unready()),
+            },
+        }
+    }
+
+    /// Waits for a new view, or a moment.
+    async fn pause(&self, deadline: Instant) {
+        let mut view = self.calls.view();
+        let moment = sleep(PAUSE.min(deadline.saturating_duration_since(Instant::now())));
+        tokio::select! {
+            _ = view.changed() => {}
+            () = moment => {}
+        }
+    }
+
+    /// What was asked of a leader, unless another one takes its place first: the old one may wait for its disk, or for nodes that do
+    /// not listen to it any more, and the new one can be asked the same at once (ONCE-1).
+    async fn unless_moved<T>(
+        &self,
+        group: GroupId,
+        leader: &Leader,
+        asked: impl Future<Output = Result<T, Attempt>>,
+    ) -> Result<T, Attempt> {
+        let mut view = self.calls.view();
+        let moved = async {
+            while view.changed().await.is_ok() {
+                if self.leader_of(group).is_ok_and(|now| now != *leader) {
+                    return;
+                }
+            }
+            // No more views: the process ends.
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            answer = asked => answer,
+            () = moved => Err(Attempt::Uncertain),
+        }
+    }
+
+    async fn forward(
+        &self,
+        addr: &str,
+        within: Duration,
+        call: Call,
+    ) -> Result<Reply, crate::peer::Lost> {
+        let began = std::time::Instant::now();
+        let reply = self.peers.call(addr, within, call).await;
+        self.metrics.hop(Hop::Forward, began);
+        reply
+    }
+}

@@ -9,7 +9,7 @@ use crate::log_link::LogLink;
 use crate::proposals::{Proposals, Word};
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::{SnapshotHandle, from_wire_meta};
-use crate::raft::{C, Raft, leader_node};
+use crate::raft::{C, Raft, leader_node, position};
 use crate::reads::{Reads, Restored};
 use crate::rise::Rise;
 use crate::rt;
@@ -17,7 +17,7 @@ use crate::view::metrics;
 use bytes::Bytes;
 use mareedb_ipc::wire::command::{Cause, Rules};
 use mareedb_ipc::wire::storage::{SnapshotChunk, SnapshotMeta, StorageAnswer, StorageRequest};
-use mareedb_ipc::wire::{GroupId, NodeId, RandomId, ReplicaId};
+use mareedb_ipc::wire::{GroupId, LogPosition, NodeId, RandomId, ReplicaId};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::TransferLeaderRequest;
@@ -43,6 +43,8 @@ struct Shared {
     stands: Mutex<Stands>,
     /// When an append of the leader last came.
     heard: Mutex<Instant>,
+    /// What storaged had applied before it started.
+    applied: Option<LogPosition>,
 }
 
 /// Whether a replica stands for election.
@@ -66,6 +68,8 @@ pub struct Parts {
     pub log: LogStore,
     /// The leadership that it was restored with.
     pub restored: Option<Restored>,
+    /// The last entry that storaged had applied.
+    pub applied: Option<LogPosition>,
     /// The log lane.
     pub link: Arc<LogLink>,
     /// Questions to peers.
@@ -106,6 +110,7 @@ impl Replica {
             rise,
             stands: Mutex::new(Stands::Yes),
             heard: Mutex::new(rt::now()),
+            applied: parts.applied,
         }))
     }
 
@@ -139,6 +144,12 @@ impl Replica {
     pub fn leader_silence_ms(&self) -> u128 {
         let heard = *self.0.heard.lock();
         rt::now().saturating_duration_since(heard).as_millis()
+    }
+
+    /// The last entry that storaged has applied, as far as is known: what it forgets of that is to be applied again.
+    pub fn applied(&self) -> Option<LogPosition> {
+        let known = metrics(self).last_applied.as_ref().map(position);
+        known.max(self.0.applied)
     }
 
     /// Questions to peers.

@@ -12,7 +12,7 @@ use crate::raft::{Place, Raft};
 use crate::reads::Restored;
 use mareedb_config::Config;
 use mareedb_ipc::wire::storage::{KeyRange, ReplicaState, SnapshotMeta, ToStorage};
-use mareedb_ipc::wire::{GroupId, NodeId, RandomId};
+use mareedb_ipc::wire::{GroupId, LogPosition, NodeId, RandomId};
 use openraft::SnapshotPolicy;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -59,6 +59,8 @@ pub struct Started {
     pub log: LogStore,
     /// The leadership that it was restored with.
     pub restored: Option<Restored>,
+    /// The last entry that storaged had applied.
+    pub applied: Option<LogPosition>,
     /// The log lane.
     pub link: Arc<LogLink>,
     /// Questions to peers.
@@ -188,6 +190,7 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
         raft,
         log,
         restored,
+        applied: state.applied.last_applied,
         link: start.link,
         exchange: start.exchange,
     })

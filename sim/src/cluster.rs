@@ -41,6 +41,8 @@ pub struct Cluster {
     pub faults: Cell<u64>,
     /// The next election is waited for.
     pub ambush: Cell<bool>,
+    /// The node whose storaged dies while its replicas start.
+    pub startled: Cell<Option<usize>>,
     rng: RefCell<Rng>,
 }
 
@@ -68,6 +70,7 @@ impl Cluster {
             history: RefCell::default(),
             faults: Cell::new(0),
             ambush: Cell::new(false),
+            startled: Cell::new(None),
             rng: RefCell::new(Rng::new(seed, 4)),
             plan,
         })

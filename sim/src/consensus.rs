@@ -49,6 +49,10 @@ pub async fn run(cluster: Rc<Cluster>, number: usize) {
             }
         };
         cluster.observe_host(number, &host);
+        if cluster.startled.get() == Some(number) && host.is_starting() {
+            cluster.startled.set(None);
+            cluster.kill_and_restart(number, Role::Storage);
+        }
         if !quiet {
             yield_now().await;
             continue;

@@ -144,6 +144,10 @@ impl Nemesis {
                 }
             }
             Kind::Ambush => self.cluster.ambush.set(true),
+            Kind::Startled => {
+                self.cluster.startled.set(Some(node));
+                self.kill(node, Role::Consensus);
+            }
             Kind::Flapping => self.flap(node),
             Kind::Stall => {
                 let ms = self.rng.within(20..6_000);
@@ -306,6 +310,7 @@ pub fn spring(cluster: &Rc<Cluster>, rng: &mut Rng) {
 /// Ends all faults; what can come back does.
 pub fn heal(cluster: &Rc<Cluster>) {
     cluster.ambush.set(false);
+    cluster.startled.set(None);
     cluster.world.note(|| "all is healed".into());
     let held = cluster.network.borrow_mut().heal_all();
     cluster.send_held(held);

@@ -30,6 +30,8 @@ pub enum Kind {
     Deposed,
     /// The next election is followed at once by the death of most nodes.
     Ambush,
+    /// consensusd dies, and storaged as soon as it has told the next one what it holds.
+    Startled,
     /// A node's network comes and goes.
     Flapping,
     /// A direction is slow.
@@ -51,7 +53,7 @@ pub enum Kind {
 }
 
 /// All of them, with how often they are drawn.
-const KINDS: [(Kind, u64); 20] = [
+const KINDS: [(Kind, u64); 21] = [
     (Kind::Daemon, 12),
     (Kind::Daemons, 6),
     (Kind::Node, 8),
@@ -63,6 +65,7 @@ const KINDS: [(Kind, u64); 20] = [
     (Kind::Isolated, 5),
     (Kind::Deposed, 5),
     (Kind::Ambush, 3),
+    (Kind::Startled, 3),
     (Kind::Flapping, 2),
     (Kind::Slow, 4),
     (Kind::Reset, 4),

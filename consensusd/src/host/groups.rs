@@ -2,7 +2,6 @@
 
 use super::{Event, FAILURES_MAX, Host};
 use crate::formation::Proposal;
-use crate::raft::position;
 use crate::replica::{Parts, Replica};
 use crate::rt;
 use crate::start::{Start, start_replica};
@@ -25,7 +24,7 @@ impl Host {
 
     /// To be called of a replica that starts, too: storaged may have died since it told how far the group was applied.
     pub(super) fn apply_of(&self, replica: &Replica) {
-        let Some(upto) = metrics(replica).last_applied.as_ref().map(position) else {
+        let Some(upto) = replica.applied() else {
             return;
         };
         let (link, group) = (self.link.clone(), replica.group());
@@ -184,6 +183,7 @@ impl Host {
                         raft: started.raft,
                         log: started.log,
                         restored: started.restored,
+                        applied: started.applied,
                         link: started.link,
                         exchange: started.exchange,
                         client,

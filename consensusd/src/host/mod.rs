@@ -11,7 +11,7 @@ mod peers;
 use crate::client::Client;
 use crate::clock::{Clock, HybridClock};
 use crate::exchange::Exchange;
-use crate::formation::Formation;
+use crate::formation::{Formation, Proposal};
 use crate::log_link::{Done, LogLink};
 use crate::offsets::Offsets;
 use crate::peers::{Ages, Peers};
@@ -263,6 +263,11 @@ impl Host {
             link.send(&ToStorage::Hello { epoch, number }, Done::Nobody)
                 .await;
         });
+    }
+
+    /// Replicas are about to run: storaged has told what it holds.
+    pub fn is_starting(&self) -> bool {
+        self.starting && self.replicas.len() < Proposal::groups().len()
     }
 
     /// The replicas that run.

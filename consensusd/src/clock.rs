@@ -51,12 +51,17 @@ struct State {
 }
 
 impl State {
+    /// The time that is followed.
+    fn expected(&self, now: Instant) -> u64 {
+        let (before, at) = self.followed;
+        let passed = now.saturating_duration_since(at).as_millis();
+        before.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX))
+    }
+
     /// The wall clock in milliseconds, without a jump that is too young.
     fn pace(&mut self, wall: u64, now: Instant, jump_ms: u64) -> u64 {
         let unseen = now.saturating_duration_since(std::mem::replace(&mut self.seen, now)) > UNSEEN;
-        let (before, at) = self.followed;
-        let passed = now.saturating_duration_since(at).as_millis();
-        let expected = before.saturating_add(u64::try_from(passed).unwrap_or(u64::MAX));
+        let expected = self.expected(now);
         if wall > expected && (self.hold || wall - expected > jump_ms) {
             if self.hold || unseen {
                 self.ahead_since = Some(now);
@@ -113,8 +118,11 @@ impl Clock for HybridClock {
         let (wall, now) = (self.wall_ms(), rt::now());
         let mut state = self.state.lock();
         state.hold = ahead_ms.is_some();
+        let before = state.expected(now);
         let expected = state.pace(wall, now, self.jump_ms);
-        if let Some(ahead_ms) = ahead_ms {
+        // What is known of a clock that has just been set back is from before.
+        let set_back = wall.saturating_add(self.jump_ms) < before;
+        if let Some(ahead_ms) = ahead_ms.filter(|_| !set_back) {
             state.followed = (expected.min(wall.saturating_sub(ahead_ms)), now);
         }
         wall.saturating_sub(state.pace(wall, now, self.jump_ms))

@@ -170,7 +170,7 @@ async fn serve(mut inheritance: Inheritance) -> Result<ExitCode, Ended> {
             () = tokio::time::sleep(TICK) => {}
             // Before a stop, while gatewayd still carries what a hand-over has to say.
             _ = hand_over.recv() => {
-                match host.hand_over(None) {
+                match host.leave() {
                     Ok(to) => {
                         tracing::info!(to, "before a stop: leadership is handed over");
                         handing_over = true;
@@ -181,7 +181,7 @@ async fn serve(mut inheritance: Inheritance) -> Result<ExitCode, Ended> {
             }
             _ = terminate.recv(), if stop_at.is_none() => {
                 host.drain();
-                let wait = match host.hand_over(None) {
+                let wait = match host.leave() {
                     Ok(to) => {
                         tracing::info!(to, "stopping: leadership is handed over");
                         HAND_OVER

@@ -148,6 +148,11 @@ impl Ages {
     pub fn forget(&mut self, group: GroupId) {
         self.samples.remove(&group);
     }
+    /// [`Ages::lag`], if `matched` is not from before what is known: those entries are older than they look.
+    pub fn known_lag(&self, group: GroupId, matched: Option<u64>, now: u64) -> Option<u64> {
+        let (first, _) = self.samples.get(&group)?.front()?;
+        (matched >= Some(*first)).then(|| self.lag(group, matched, now))
+    }
     /// Age of the oldest entry beyond `matched`; 0 when there is none.
     pub fn lag(&self, group: GroupId, matched: Option<u64>, now: u64) -> u64 {
         let Some(samples) = self.samples.get(&group) else {
@@ -172,6 +177,9 @@ mod tests {
         ages.sample(FIRST_DATA_GROUP, 5, 110);
         ages.sample(FIRST_DATA_GROUP, 9, 120);
         assert_eq!(ages.lag(FIRST_DATA_GROUP, Some(9), 150), 0);
+        assert_eq!(ages.known_lag(FIRST_DATA_GROUP, Some(7), 150), Some(30));
+        assert_eq!(ages.known_lag(FIRST_DATA_GROUP, Some(4), 150), None);
+        assert_eq!(ages.known_lag(FIRST_DATA_GROUP, None, 150), None);
         assert_eq!(ages.lag(FIRST_DATA_GROUP, Some(7), 150), 30);
         assert_eq!(ages.lag(FIRST_DATA_GROUP, Some(4), 150), 50);
         assert_eq!(ages.lag(FIRST_DATA_GROUP, None, 150), 50);

@@ -39,8 +39,7 @@ impl Host {
         }
     }
 
-    /// Hands the leaderships of this node to another one, because somebody says so: a node that is about to stop is better led
-    /// from anywhere else.
+    /// Hands the leaderships of this node to another one that can take over at once.
     ///
     /// # Errors
     /// This node leads nothing, or nobody can take over.
@@ -48,15 +47,26 @@ impl Host {
         self.transfer(to, false)
     }
 
+    /// The same for a node that is about to stop: better anybody than nobody.
+    ///
+    /// # Errors
+    /// This node leads nothing, or no other voter is online.
+    pub fn leave(&mut self) -> Result<String, ConsensusError> {
+        self.transfer(None, true)
+    }
+
     /// Whether who has `matched` entries of a group that this node leads could lead it at once. The log is asked for by both sides of a
     /// transfer, and a leader that has begun one that fails does nothing more.
     fn is_close(&self, group: GroupId, matched: Option<u64>, last: Option<u64>, now: u64) -> bool {
         matched.is_some()
             && (matched.map(|index| index + CLOSE) >= last
-                || self.ages.lag(group, matched, now) < CLOSE_MS)
+                || self
+                    .ages
+                    .known_lag(group, matched, now)
+                    .is_some_and(|lag| lag < CLOSE_MS))
     }
 
-    fn transfer(&mut self, to: Option<NodeId>, close: bool) -> Result<String, ConsensusError> {
+    fn transfer(&mut self, to: Option<NodeId>, leaving: bool) -> Result<String, ConsensusError> {
         let now = self.now();
         let (mut names, mut nobody) = (BTreeSet::new(), false);
         for (replica, _) in self.replicas.values() {
@@ -81,13 +91,13 @@ impl Host {
                     // From one clock that is ahead to another one nothing is won.
                     let better = right || self.clock_ahead_ms.is_none();
                     let matched = matched.as_ref().map(|id| id.index);
-                    let ready = !close
-                        || self.is_close(replica.group(), matched, metrics.last_log_index, now);
-                    (wanted && sound && better && ready)
-                        .then(|| (right, matched, *id, place.name.clone()))
+                    let close =
+                        self.is_close(replica.group(), matched, metrics.last_log_index, now);
+                    (wanted && sound && (leaving || (better && close)))
+                        .then(|| (close, right, matched, *id, place.name.clone()))
                 })
                 .max();
-            let Some((_, _, target, name)) = target else {
+            let Some((.., target, name)) = target else {
                 nobody = true;
                 continue;
             };
@@ -101,7 +111,7 @@ impl Host {
         }
         if nobody && names.is_empty() {
             return Err(ConsensusError::Refused(
-                "no other voter is online, with a disk that writes and a clock that is right, to take over leadership".into(),
+                "no other voter is online, with a disk that writes, a clock that is right and nearly all of the log, to take over leadership".into(),
             ));
         }
         if names.is_empty() {
@@ -226,7 +236,9 @@ impl Host {
         };
         let ahead = match self.offsets.standing(others.into_iter(), limit, now) {
             Standing::Ahead(ms) => Some(ms),
-            Standing::Agrees => None,
+            // Before it knows who the others are it knows nothing of their clocks.
+            Standing::Agrees if members.is_some() => None,
+            Standing::Agrees => self.clock_ahead_ms,
             // Silence takes nothing back.
             Standing::Unknown => self.clock_ahead_ms,
         };
@@ -251,10 +263,14 @@ impl Host {
             self.barred = barred;
             self.let_elect();
         }
-        if !self.leads() {
-            self.followed_at = now;
+        let led = self.replicas.values();
+        let led = led.filter(|(replica, _)| metrics(replica).state == ServerState::Leader);
+        let led = led.count();
+        if led == 0 || led > self.led {
+            self.settling_since = now;
         }
-        if ahead.is_some() && now.saturating_sub(self.followed_at) > SETTLE_MS {
+        self.led = led;
+        if ahead.is_some() && now.saturating_sub(self.settling_since) > SETTLE_MS {
             self.give_up_leading("the clock is ahead", now);
         }
     }
@@ -263,7 +279,7 @@ impl Host {
     fn give_up_leading(&mut self, why: &str, now: u64) {
         if now >= self.next.hand_over && self.leads() {
             self.next.hand_over = now + HAND_OVER_MS;
-            match self.transfer(None, true) {
+            match self.hand_over(None) {
                 Ok(to) => tracing::info!(to, "{why}: leadership is handed over"),
                 Err(error) => tracing::warn!(%error, "{why}, and leadership stays"),
             }

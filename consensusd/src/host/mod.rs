@@ -132,8 +132,10 @@ pub struct Host {
     clock_ahead_ms: Option<u64>,
     /// That keeps this node from standing for election.
     barred: bool,
-    /// Since when this node leads nothing.
-    followed_at: u64,
+    /// How many groups this node leads.
+    led: usize,
+    /// When it last came to lead one.
+    settling_since: u64,
     /// When the disk was last seen to stall.
     stalled_at: Option<u64>,
     /// When storaged last served.
@@ -187,6 +189,7 @@ impl Host {
         let link = LogLink::new(to_storage, wake.clone());
 
         let held_ms = board.reader().get(Gauge::ClockHeldMs);
+        let held = held_ms > config.cluster.max_clock_offset_ms;
         #[cfg(not(feature = "faults"))]
         let clock = HybridClock::new(config.cluster.max_clock_offset_ms, held_ms);
         #[cfg(feature = "faults")]
@@ -230,9 +233,11 @@ impl Host {
             stable: Vec::new(),
             draining: false,
             stalled: false,
-            clock_ahead_ms: None,
+            // What a predecessor knew holds until a majority has told that it does not.
+            clock_ahead_ms: held.then_some(held_ms),
             barred: false,
-            followed_at: 0,
+            led: 0,
+            settling_since: 0,
             stalled_at: None,
             storage_seen: None,
             ended: BTreeMap::new(),

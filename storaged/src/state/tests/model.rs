@@ -142,7 +142,9 @@ fn a_step() -> impl Strategy<Value = (Do, u32, i64, Event)> {
         1 => Just(Event::Crash),
         1 => Just(Event::Copy),
     ];
-    let advance = prop_oneof![4 => Just(0u32), 4 => 1u32..30, 1 => Just(TTL_MS as u32 / 2), 1 => Just(TTL_MS as u32 + 1)];
+    let ttl = u32::try_from(TTL_MS).unwrap();
+    let advance =
+        prop_oneof![4 => Just(0u32), 4 => 1u32..30, 1 => Just(ttl / 2), 1 => Just(ttl + 1)];
     let jump = prop_oneof![16 => Just(0i64), 1 => 1i64..100_000, 1 => -100_000i64..0];
     (action, advance, jump, event)
 }

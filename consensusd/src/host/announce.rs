@@ -70,18 +70,6 @@ impl Host {
         }
     }
 
-    /// Tells this node's wall clock, and what it was told, so that each node knows whether it is ahead.
-    pub(super) fn tell_the_clock(&mut self, now: u64) {
-        for addr in self.formation.iter().flat_map(Formation::targets) {
-            let frame = Frame::Clock {
-                wall_ms: self.clock.wall_ms(),
-                back: self.offsets.held(&addr, now),
-                ahead: self.clock_ahead_ms.is_some(),
-            };
-            self.exchange.tell(&addr, &frame);
-        }
-    }
-
     /// Who leads, as far as this node's replicas know: what a gateway must know at once.
     fn glance(&self) -> Vec<Glance> {
         self.replicas

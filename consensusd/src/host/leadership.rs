@@ -1,12 +1,8 @@
-//! Who leads: handing over, following the meta group, minding the disk and the clock.
+//! Who leads: handing over, following the meta group, minding the disk.
 
-use super::{
-    CALM_MS, CLOSE, CLOSE_MS, FOLLOW_MS, HAND_OVER_MS, Host, LEADERLESS_MS, SETTLE_MS,
-    STORAGE_AWAY_MS,
-};
+use super::{CALM_MS, CLOSE, CLOSE_MS, FOLLOW_MS, HAND_OVER_MS, Host, STORAGE_AWAY_MS};
 use crate::formation::Formation;
-use crate::offsets::Standing;
-use crate::replica::{Replica, Stands};
+use crate::replica::Stands;
 use crate::rt;
 use crate::view::metrics;
 use mareedb_ipc::Gauge;
@@ -33,7 +29,7 @@ impl Host {
         }
     }
 
-    fn let_elect(&self) {
+    pub(super) fn let_elect(&self) {
         for (replica, _) in self.replicas.values() {
             replica.let_stand(self.standing());
         }
@@ -216,67 +212,8 @@ impl Host {
         }
     }
 
-    /// A leader whose wall clock is ahead of a majority's by more than `cluster.max_clock_offset_ms` hands over, and stands for no
-    /// election before it is not: revisions would follow it, and those of all that comes after.
-    pub(super) fn mind_the_clock(&mut self, now: u64) {
-        let limit = self.config.cluster.max_clock_offset_ms;
-        let members = self.formation.as_ref().and_then(Formation::formed);
-        let me = self.formation.as_ref().and_then(Formation::my_id);
-        let others: Vec<&str> = members
-            .iter()
-            .flat_map(|formed| &formed.members)
-            .filter(|member| Some(member.id) != me)
-            .map(|member| member.facts.addr.as_str())
-            .collect();
-        // A clock at the limit would make leadership go back and forth.
-        let limit = if self.clock_ahead_ms.is_some() {
-            limit / 2
-        } else {
-            limit
-        };
-        let ahead = match self.offsets.standing(others.into_iter(), limit, now) {
-            Standing::Ahead(ms) => Some(ms),
-            // Before it knows who the others are it knows nothing of their clocks.
-            Standing::Agrees if members.is_some() => None,
-            Standing::Agrees => self.clock_ahead_ms,
-            // Silence takes nothing back.
-            Standing::Unknown => self.clock_ahead_ms,
-        };
-        match (self.clock_ahead_ms, ahead) {
-            (None, Some(ms)) => tracing::warn!(
-                ahead_ms = ms,
-                "this node's clock is ahead of a majority's: it leads nothing until it is set right"
-            ),
-            (Some(_), None) => tracing::info!("this node's clock agrees with the others'"),
-            _ => {}
-        }
-        self.clock_ahead_ms = ahead;
-        let held_ms = self.clock.watch(ahead);
-        self.board.set(Gauge::ClockHeldMs, held_ms);
-        // Better a leader whose clock is wrong, and which no revision follows, than none.
-        let led = |(replica, _): &(Replica, _)| {
-            metrics(replica).state == ServerState::Leader
-                || replica.leader_silence_ms() < u128::from(LEADERLESS_MS)
-        };
-        let barred = ahead.is_some() && self.replicas.values().all(led);
-        if barred != self.barred {
-            self.barred = barred;
-            self.let_elect();
-        }
-        let led = self.replicas.values();
-        let led = led.filter(|(replica, _)| metrics(replica).state == ServerState::Leader);
-        let led = led.count();
-        if led == 0 || led > self.led {
-            self.settling_since = now;
-        }
-        self.led = led;
-        if ahead.is_some() && now.saturating_sub(self.settling_since) > SETTLE_MS {
-            self.give_up_leading("the clock is ahead", now);
-        }
-    }
-
     /// Nobody may be there to take over, or the message may be lost, so that it is tried again.
-    fn give_up_leading(&mut self, why: &str, now: u64) {
+    pub(super) fn give_up_leading(&mut self, why: &str, now: u64) {
         if now >= self.next.hand_over && self.leads() {
             self.next.hand_over = now + HAND_OVER_MS;
             match self.hand_over(None) {

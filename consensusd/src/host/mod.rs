@@ -4,6 +4,7 @@
 
 mod announce;
 mod client;
+mod clocks;
 mod groups;
 mod leadership;
 mod peers;

@@ -19,8 +19,10 @@ fn plan(seed: u64, faults: &str, plant: Plant) -> Plan {
         seed,
         load: Duration::from_secs(8),
         rate: 400,
+        clients: 4,
         faults: named(faults).expect("names of the table"),
         plant,
+        leave: false,
     }
 }
 

@@ -55,6 +55,24 @@ async fn lead(bed: &Bed, at: usize) {
     }
 }
 
+/// Waits until a node's metrics say whether its clock is ahead.
+async fn shows(node: &Node, ahead: u8) {
+    let line = format!("\nmareedb_clock_ahead {ahead}\n");
+    let began = std::time::Instant::now();
+    loop {
+        let mut client = node.client();
+        let answer = client
+            .request(Method::GET, "/metrics", &[], Bytes::new(), PATIENCE)
+            .await;
+        let text = answer.map(|answer| String::from_utf8_lossy(&answer.body).into_owned());
+        if text.is_ok_and(|text| text.contains(&line)) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{} never says it", node.name);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// LIN-3: who is known to be ahead leads when somebody wants it to, and puts nothing of its clock into revisions: neither after all of its
 /// patience, nor when its consensusd has just started and had only its clock to go by.
 #[test]
@@ -105,6 +123,7 @@ fn a_leader_whose_clock_jumps_ahead_hands_over_and_nothing_expires() {
             })
             .await
             .unwrap_or_else(|why| panic!("{why}"));
+        shows(node, 1).await;
         assert_eq!(put(node, "before").await, first, "applied again");
         let later = put(node, "after").await;
         let hour = (DAY_MS / 24) << 18;
@@ -114,6 +133,7 @@ fn a_leader_whose_clock_jumps_ahead_hands_over_and_nothing_expires() {
             .await_healthy(PATIENCE)
             .await
             .unwrap_or_else(|why| panic!("{why}"));
+        shows(node, 0).await;
         // All clocks may be wrong: nobody is ahead of a majority then, and revisions follow.
         for node in &bed.cluster.nodes {
             put_file(node, "clock", &DAY_MS.to_string());

@@ -3,6 +3,7 @@
 use crate::core::Core;
 use crate::status::{self, Boards};
 use mareedb_api::v1;
+use mareedb_ipc::wire::view::ClusterView;
 use mareedb_ipc::{BOUNDS_US, Cell, Counted, Gauge, Histogram};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -113,12 +114,22 @@ pub fn text(core: &Core, boards: &Boards) -> String {
         "Peers with a live stream.",
         core.peers().connected() as u64,
     );
+    out.gauge(
+        "mareedb_clock_ahead",
+        "1: this node's wall clock is ahead of a majority's by more than cluster.max_clock_offset_ms.",
+        u64::from(core.view().is_some_and(|view| clock_ahead(&view))),
+    );
     storage(&mut out, boards);
     if let Ok(node) = status::node(core, boards) {
         daemons(&mut out, &node);
         groups(&mut out, &node);
     }
     out.0
+}
+
+fn clock_ahead(view: &ClusterView) -> bool {
+    let mut members = view.members.iter();
+    members.any(|member| Some(member.id) == view.me.id && member.clock_ahead)
 }
 
 fn requests(out: &mut Text, metrics: &Metrics) {

@@ -142,6 +142,7 @@ impl Disk for StdDisk {
         let free = u64::from(room.blocks_available()) * u64::from(room.fragment_size());
         #[cfg(feature = "faults")]
         let free = if super::faults::wanted(&self.dir).fail_create {
+            super::faults::took_place(&self.dir);
             0
         } else {
             free

@@ -7,6 +7,7 @@ use mareedb_bench::load::number;
 use mareedb_bench::net::Network;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -66,6 +67,8 @@ struct Cell {
     held: AtomicU32,
     /// A fault has ended it.
     struck: AtomicBool,
+    /// Held by faults that move its files, or take the room for them.
+    files: tokio::sync::Mutex<()>,
 }
 
 /// Running nodes.
@@ -150,6 +153,7 @@ impl Bed {
                 node: Mutex::new(node),
                 held: AtomicU32::new(0),
                 struck: AtomicBool::new(false),
+                files: tokio::sync::Mutex::default(),
             });
         }
         let bed = Arc::new(Bed {
@@ -220,6 +224,11 @@ impl Bed {
     /// The file system of a node's own.
     pub fn disk(&self, at: usize) -> Option<&Disk> {
         self.disks.get(at)
+    }
+
+    /// Held by faults that move a node's files, or take the room for them.
+    pub(crate) fn files(&self, at: usize) -> &tokio::sync::Mutex<()> {
+        &self.cells[at].files
     }
 
     /// A fault has met what may not be.
@@ -378,8 +387,9 @@ async fn keep(bed: Arc<Bed>) {
     }
 }
 
-/// Asks all nodes who leads, and believes the latest term.
+/// Asks all nodes who leads, and believes the latest term. RAFT-1: all who name a leader of a term name the same one.
 async fn watch(bed: Arc<Bed>) {
+    let mut leaders: BTreeMap<(u64, u64), String> = BTreeMap::new();
     loop {
         tokio::time::sleep(WATCH).await;
         let names = bed.names();
@@ -394,6 +404,22 @@ async fn watch(bed: Arc<Bed>) {
             let Ok(Some(status)) = task.await else {
                 continue;
             };
+            for group in status["groups"].as_array().into_iter().flatten() {
+                let (Some(id), Some(term), Some(leader)) = (
+                    number(&group["id"]),
+                    number(&group["term"]),
+                    group["leader"].as_str(),
+                ) else {
+                    continue;
+                };
+                let known = leaders
+                    .entry((id, term))
+                    .or_insert_with(|| leader.to_owned());
+                if known != leader {
+                    let why = format!("group {id}, term {term}: {known} and {leader} lead");
+                    bed.blame("RAFT-1", why);
+                }
+            }
             // The group that holds the keys.
             let group = &status["groups"][1];
             let leader = names

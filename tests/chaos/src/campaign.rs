@@ -5,7 +5,8 @@ use crate::disk::Disk;
 use crate::fault::named;
 use crate::judge::{Finding, LogMarks};
 use crate::results::{append, read};
-use crate::round::{Plan, Round, run};
+use crate::round::{Plan, Round, look_again, run};
+use crate::trees::Left;
 use crate::workload::Plant;
 use mareedb_bench::net::Network;
 use mareedb_history::json;
@@ -17,6 +18,8 @@ use std::time::{Duration, Instant};
 
 /// A log beyond this is emptied after a round that has passed.
 const LOG_BYTES_MAX: u64 = 8 << 20;
+/// What a round has left behind is read again after so many others.
+const LOOK_AFTER: u64 = 10;
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -42,6 +45,9 @@ pub struct Args {
     /// Operations a second at most.
     #[arg(long, default_value_t = 1200)]
     pub rate: u32,
+    /// Clients of a node. More of them than four have more objects, too.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..))]
+    pub clients: u8,
     /// Directory for data and logs.
     #[arg(long, default_value = "target/chaos")]
     pub dir: PathBuf,
@@ -75,6 +81,8 @@ pub struct Args {
 struct Running {
     bed: Arc<Bed>,
     marks: LogMarks,
+    /// What an earlier round has left behind, and how many rounds there were since.
+    left: Option<(Left, u64)>,
     _attendants: Attendants,
 }
 
@@ -123,6 +131,7 @@ pub async fn campaign(args: &Args, server: &Path) -> Result<(), String> {
                 Running {
                     bed,
                     marks: LogMarks::default(),
+                    left: None,
                     _attendants: attendants,
                 }
             }
@@ -131,14 +140,26 @@ pub async fn campaign(args: &Args, server: &Path) -> Result<(), String> {
             seed,
             load: Duration::from_secs(args.load_s),
             rate: args.rate,
+            clients: args.clients,
             faults: faults.clone(),
             plant: if args.plant {
                 Plant::LostWrite
             } else {
                 Plant::Nothing
             },
+            leave: cluster.left.is_none(),
         };
-        let round = run(&cluster.bed, &plan, &mut cluster.marks).await?;
+        let mut round = run(&cluster.bed, &plan, &mut cluster.marks).await?;
+        if let Some((left, rounds)) = &mut cluster.left {
+            *rounds += 1;
+            if *rounds >= LOOK_AFTER && round.findings.is_empty() {
+                round.also(look_again(&cluster.bed, left).await.err());
+                cluster.left = None;
+            }
+        }
+        if let Some(left) = round.left.take() {
+            cluster.left = Some((left, 0));
+        }
         if let Some(path) = &args.results {
             append(path, &round.line).map_err(told)?;
         }
@@ -224,13 +245,14 @@ fn failure(round: &Round, args: &Args, kept: &Path) -> String {
         .collect();
     let schedule = serde_json::to_string(&round.schedule).unwrap_or_else(|error| error.to_string());
     format!(
-        "BROKEN with seed {seed}:\n{}\nschedule: {schedule}\nkept in {}\nrepeat it: cargo chaos --seed {seed} --rounds 1 --nodes {} --faults {} --load-s {} --rate {}",
+        "BROKEN with seed {seed}:\n{}\nschedule: {schedule}\nkept in {}\nrepeat it: cargo chaos --seed {seed} --rounds 1 --nodes {} --faults {} --load-s {} --rate {} --clients {}",
         first.join("\n"),
         kept.display(),
         args.nodes,
         args.faults,
         args.load_s,
         args.rate,
+        args.clients,
         seed = round.line.seed,
     )
 }

@@ -129,6 +129,10 @@ pub enum Trouble {
     Certain(String),
     /// Nobody knows.
     Unknown(String),
+    /// Nobody listened.
+    Refused,
+    /// There is an answer that nobody can read.
+    Unreadable(String),
 }
 
 impl Trouble {
@@ -210,6 +214,28 @@ impl Client {
         self.home
     }
 
+    /// An answer was read, and makes no sense.
+    pub fn makes_no_sense(&self, what: String) {
+        self.acks.unreadable(what);
+    }
+
+    /// Asks its home and nobody else, until that answers.
+    ///
+    /// # Errors
+    /// It does not within `limit`: what it said last.
+    pub async fn ask_home(&mut self, request: &Request, limit: Duration) -> Result<Reply, Trouble> {
+        let began = Instant::now();
+        self.go_to(self.home);
+        loop {
+            match self.attempt(request, None).await {
+                Err(_) if began.elapsed() < limit => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// Sends a request. With `keyed` it carries an idempotency key and is sent again, also to other nodes, until somebody knows; reads
     /// are sent again without.
     ///
@@ -236,6 +262,9 @@ impl Client {
                 Err(trouble) => trouble,
             };
             let certain = match trouble {
+                Trouble::Refused | Trouble::Unreadable(_) => {
+                    unreachable!("noted, and told otherwise")
+                }
                 Trouble::Unknown(why) => {
                     unknown = Some(why);
                     false
@@ -273,11 +302,23 @@ impl Client {
         }
     }
 
+    /// Sends a request once. What may not be met at all is noted.
     async fn attempt(&mut self, request: &Request, key: Option<&str>) -> Result<Reply, Trouble> {
-        match &mut self.connection {
+        let answer = match &mut self.connection {
             Connection::Rest(client) => rest::ask(client, request, key).await,
             Connection::Grpc(connection) => connection.ask(request, key).await,
-        }
+        };
+        answer.map_err(|trouble| match trouble {
+            Trouble::Refused => {
+                self.acks.refused(self.at);
+                Trouble::Certain("nobody listens".to_owned())
+            }
+            Trouble::Unreadable(why) => {
+                self.acks.unreadable(format!("{request:?}: {why}"));
+                Trouble::Unknown(format!("unreadable: {why}"))
+            }
+            known => known,
+        })
     }
 }
 

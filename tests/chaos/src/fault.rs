@@ -109,6 +109,20 @@ impl Reach {
             Reach::Cluster => None,
         }
     }
+
+    /// A gap that no neighbour on the same machine explains, in ms.
+    pub fn gap_alarm_ms(self) -> Option<(&'static str, u64)> {
+        match self {
+            Reach::Daemon => Some(("LIVE-1", 2_000)),
+            Reach::Node => Some(("LIVE-2", 5_000)),
+            Reach::Cluster => None,
+        }
+    }
+}
+
+/// The line of a name.
+pub fn of(name: &str) -> Option<&'static Fault> {
+    FAULTS.iter().find(|fault| fault.name == name)
 }
 
 /// A line of the table.
@@ -189,13 +203,7 @@ pub const FAULTS: &[Fault] = &[
         (0, 0),
         12,
     ),
-    line(
-        "kill-daemons",
-        Action::KillDaemons,
-        Reach::Daemon,
-        (0, 0),
-        6,
-    ),
+    line("kill-daemons", Action::KillDaemons, Reach::Node, (0, 0), 6),
     line(
         "stop-gatewayd",
         Action::Stop("gatewayd"),

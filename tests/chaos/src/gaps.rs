@@ -5,11 +5,21 @@ use std::time::Instant;
 
 /// After a fault is over, what it left behind (a leader to elect, connections to make) counts as its work for so long.
 pub const AFTERMATH_MS: u64 = 2500;
+/// A fault that begins later than this after another one is alone.
+const SETTLED_MS: u64 = 500;
 
-/// When writes were acknowledged, by node, in ms since the beginning.
+/// When writes were acknowledged, by node, in ms since the beginning; and what clients have met that nobody may.
 pub struct Acks {
     began: Instant,
     nodes: Vec<Mutex<Vec<u64>>>,
+    /// Connections that a node refused, and when.
+    refused: Mutex<Vec<(usize, u64)>>,
+    /// Answers that nobody can read.
+    unreadable: Mutex<Vec<String>>,
+}
+
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics while holding it")
 }
 
 /// A fault as it took place.
@@ -31,6 +41,8 @@ impl Acks {
         Acks {
             began: Instant::now(),
             nodes: (0..nodes).map(|_| Mutex::default()).collect(),
+            refused: Mutex::default(),
+            unreadable: Mutex::default(),
         }
     }
 
@@ -51,9 +63,25 @@ impl Acks {
     }
 
     fn of(&self, node: usize) -> MutexGuard<'_, Vec<u64>> {
-        self.nodes[node]
-            .lock()
-            .expect("nobody panics while holding it")
+        guard(&self.nodes[node])
+    }
+
+    /// A node has refused a connection just now.
+    pub fn refused(&self, node: usize) {
+        guard(&self.refused).push((node, self.now_ms()));
+    }
+
+    /// An answer cannot be read.
+    pub fn unreadable(&self, what: String) {
+        guard(&self.unreadable).push(what);
+    }
+
+    /// Refused connections, and unreadable answers.
+    pub fn met(&self) -> (Vec<(usize, u64)>, Vec<String>) {
+        (
+            guard(&self.refused).clone(),
+            guard(&self.unreadable).clone(),
+        )
     }
 
     /// The longest pause of a node's acknowledgements between two moments.
@@ -88,8 +116,7 @@ impl Acks {
                     .map(|(_, other)| other)
             };
             let disturbed = others().any(|other| {
-                other.began_ms <= fault.ended_ms
-                    && other.ended_ms + AFTERMATH_MS.min(500) > fault.began_ms
+                other.began_ms <= fault.ended_ms && other.ended_ms + SETTLED_MS > fault.began_ms
             });
             let next = others()
                 .map(|other| other.began_ms)

@@ -1,6 +1,7 @@
 //! After the faults: whether the cluster lives again, its replicas agree, and what clients saw is what is promised.
 
 use crate::bed::{Bed, Exit};
+use crate::gaps::Happened;
 use mareedb_bench::load::number;
 use mareedb_history::check::{Options, all};
 use mareedb_history::{History, Report};
@@ -12,10 +13,16 @@ use std::time::{Duration, Instant};
 /// A healed cluster is healthy, serves through every node, and agrees within this. A machine under load is slow; a hang is for ever.
 pub const HEAL_LIMIT: Duration = Duration::from_secs(60);
 
+/// A fault of the network begins and ends that much around what the runner notes.
+const SLACK_MS: u64 = 500;
+
 /// Exit codes after which nobody starts a node again: somebody has to act first.
 const FINAL: [i32; 6] = [64, 71, 77, 78, 81, 82];
-/// A failed disk. So it is with this one, but a fault may have asked for it.
-const DISK_FAULT: i32 = 83;
+/// A word between two daemons that nobody of the program has written.
+const LINK_CORRUPT: i32 = 76;
+/// Ends of daemons that no fault explains: a broken invariant; arguments, rights and configuration that were good before; damage of
+/// what was durable.
+const NEVER: [i32; 6] = [64, 70, 77, 78, 81, 82];
 
 /// What a violated promise is called, with evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +34,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(promise: impl Into<String>, evidence: impl Into<String>) -> Finding {
+    /// A promise, and what was seen.
+    pub fn new(promise: impl Into<String>, evidence: impl Into<String>) -> Finding {
         Finding {
             promise: promise.into(),
             evidence: evidence.into(),
@@ -35,13 +43,13 @@ impl Finding {
     }
 }
 
-/// LIVE: waits until all is well again, and a write is acknowledged through each node. Returns the time that it took.
+/// LIVE-4: waits until all is well again, and a write is acknowledged through each node. Returns the time that it took.
 ///
 /// # Errors
 /// It is not, within [`HEAL_LIMIT`].
 pub async fn alive(bed: &Bed, label: &str) -> Result<Duration, Finding> {
     let began = Instant::now();
-    let lost = |why: String| Finding::new("LIVE-1", why);
+    let lost = |why: String| Finding::new("LIVE-4", why);
     bed.await_healthy(HEAL_LIMIT).await.map_err(lost)?;
     for at in 0..bed.count() {
         let mut client = bed.node(at).client();
@@ -108,7 +116,7 @@ pub async fn replicas_agree(bed: &Bed) -> Result<(), Finding> {
         }
         if Instant::now() > end {
             let why = format!("applied indexes never agree: {indexes:?}");
-            return Err(Finding::new("LIVE-1", why));
+            return Err(Finding::new("LIVE-4", why));
         }
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
@@ -153,7 +161,7 @@ pub fn exits(exits: &[Exit]) -> Vec<Finding> {
             // A port or the directory is still held by what was killed a moment ago: systemd tries again. So it does after a crash loop,
             // which faults that meet can make.
             Some(69 | 75 | 80) => false,
-            Some(DISK_FAULT) => !exit.expected,
+            // A failed disk among them: a fault may have asked for it.
             _ => !exit.expected,
         })
         .map(|exit| {
@@ -166,16 +174,60 @@ pub fn exits(exits: &[Exit]) -> Vec<Finding> {
         .collect()
 }
 
+/// SUP-1: refused connections to nodes of which no process has ended, while no fault refuses them.
+pub fn refusals(refused: &[(usize, u64)], ended: &[Exit], happened: &[Happened]) -> Vec<Finding> {
+    let excused = |node: usize, at_ms: u64| {
+        ended.iter().any(|exit| exit.node == node)
+            || happened.iter().any(|fault| {
+                let from = fault.began_ms.saturating_sub(SLACK_MS);
+                let until = fault.ended_ms + SLACK_MS;
+                fault.kind == "net-refuse" && (from..until).contains(&at_ms)
+            })
+    };
+    refused
+        .iter()
+        .filter(|(node, at_ms)| !excused(*node, *at_ms))
+        .map(|(node, at_ms)| {
+            let why = format!("node{} refused a connection at {at_ms} ms", node + 1);
+            Finding::new("SUP-1", why)
+        })
+        .collect()
+}
+
+/// Ends of daemons since the last look: the node, the daemon, the exit code.
+pub type Ends = Vec<(usize, String, i32)>;
+
+/// What the supervisor says of a daemon that ended by itself.
+fn end_of_daemon(line: &str) -> Option<(String, i32)> {
+    let (before, after) = line.split_once(" ended: exit code ")?;
+    let daemon = before.rsplit(' ').next()?;
+    let code = after.split(' ').next()?.parse().ok()?;
+    Some((daemon.to_owned(), code))
+}
+
 /// Where the look at each log has ended.
 #[derive(Debug, Default)]
-pub struct LogMarks(BTreeMap<String, u64>);
+pub struct LogMarks {
+    seen: BTreeMap<String, u64>,
+    /// A bit a node whose shared memory was spoilt in the last round: it may be found in this one.
+    spoilt: u64,
+}
 
 impl LogMarks {
-    /// Broken invariants in what nodes have written to their logs since the last look.
-    pub fn broken_invariants(&mut self, bed: &Bed) -> Vec<Finding> {
+    /// Broken invariants in what nodes have written to their logs since the last look, and how their daemons have ended.
+    pub fn broken_invariants(&mut self, bed: &Bed, happened: &[Happened]) -> (Vec<Finding>, Ends) {
         let mut findings = Vec::new();
-        for (name, path) in bed.logs() {
-            let mark = self.0.entry(name.clone()).or_insert(0);
+        let mut ends = Ends::new();
+        let spoilt = happened
+            .iter()
+            .filter(|fault| fault.kind == "ring-corrupt")
+            .fold(0, |spoilt, fault| spoilt | fault.victims);
+        let explained = |node: usize, code: i32| match code {
+            LINK_CORRUPT => (spoilt | self.spoilt) & (1 << node) != 0,
+            code => !NEVER.contains(&code),
+        };
+        for (node, (name, path)) in bed.logs().into_iter().enumerate() {
+            let mark = self.seen.entry(name.clone()).or_insert(0);
             let mut text = Vec::new();
             let read = File::open(&path).and_then(|mut file| {
                 file.seek(SeekFrom::Start(*mark))?;
@@ -189,9 +241,16 @@ impl LogMarks {
                 if line.contains("panicked at") {
                     findings.push(Finding::new("PANIC", format!("{name}: {line}")));
                 }
+                if let Some((daemon, code)) = end_of_daemon(line) {
+                    if !explained(node, code) {
+                        findings.push(Finding::new("ENDS", format!("{name}: {line}")));
+                    }
+                    ends.push((node, daemon, code));
+                }
             }
         }
-        findings
+        self.spoilt = spoilt;
+        (findings, ends)
     }
 
     /// Logs that have grown beyond `bytes` are emptied: what a passed round has written is of no interest.
@@ -203,7 +262,7 @@ impl LogMarks {
                 && file.metadata().is_ok_and(|data| data.len() > bytes)
                 && file.set_len(0).is_ok()
             {
-                self.0.insert(name, 0);
+                self.seen.insert(name, 0);
             }
         }
     }
@@ -216,13 +275,51 @@ pub fn history(history: &History) -> Vec<Report> {
 
 /// The violations of reports.
 pub fn violations(reports: &[Report]) -> Vec<Finding> {
-    reports
-        .iter()
-        .flat_map(|report| {
-            report.violations.iter().map(|violation| {
-                let evidence = serde_json::to_string(violation).unwrap_or_else(|e| e.to_string());
-                Finding::new(report.checker, evidence)
-            })
+    let broken = reports.iter().flat_map(|report| {
+        report.violations.iter().map(|violation| {
+            let evidence = serde_json::to_string(violation).unwrap_or_else(|e| e.to_string());
+            Finding::new(report.checker, evidence)
         })
-        .collect()
+    });
+    // A wrong history is the likeliest to be too much for a checker.
+    let undecided = reports
+        .iter()
+        .filter(|report| report.undecided_total > 0)
+        .map(|report| {
+            let why = format!("{} objects of {}", report.undecided_total, report.checker);
+            Finding::new("UNDECIDED", why)
+        });
+    broken.chain(undecided).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemons_end_is_read_from_the_supervisors_words() {
+        let line = "supervisor[7] 2026-01-01T00:00:00Z ERROR mareedb_supervisor::node: storaged ended: exit code 70 (a broken invariant): \
+                    RAFT-2 child=storaged child_pid=9";
+        assert_eq!(end_of_daemon(line), Some(("storaged".into(), 70)));
+        assert_eq!(end_of_daemon("storaged ended: signal 9 (SIGKILL)"), None);
+    }
+
+    #[test]
+    fn a_refused_connection_is_a_finding_unless_the_node_was_down() {
+        let gone = Exit {
+            node: 1,
+            code: None,
+            expected: true,
+        };
+        let fault = Happened {
+            kind: "net-refuse",
+            victims: 1,
+            began_ms: 5_000,
+            ended_ms: 6_000,
+        };
+        let refused = [(0, 1_000), (1, 1_000), (2, 5_500)];
+        let found = refusals(&refused, &[gone], &[fault]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].evidence.contains("node1 "), "{found:?}");
+    }
 }

@@ -19,4 +19,5 @@ pub mod random;
 pub mod results;
 pub mod round;
 pub mod schedule;
+pub mod trees;
 pub mod workload;

@@ -1,6 +1,6 @@
 //! Results: a JSON line a round, and the table that a file of them comes to.
 
-use crate::fault::FAULTS;
+use crate::fault;
 use crate::gaps::Happened;
 use crate::judge::Finding;
 use crate::round::Plan;
@@ -24,6 +24,9 @@ pub struct Line {
     pub manner: String,
     /// Seconds of load.
     pub load_s: u64,
+    /// Clients of a node.
+    #[serde(default = "few")]
+    pub clients: u8,
     /// Faults that took place, by name.
     pub faults: BTreeMap<String, u64>,
     /// Operations by outcome.
@@ -36,8 +39,16 @@ pub struct Line {
     pub gaps_ms: BTreeMap<String, Vec<u64>>,
     /// From the last fault's end until every node served again, in ms.
     pub heal_ms: u64,
+    /// Ends of daemons by exit code, as `storaged 76`.
+    #[serde(default)]
+    pub ends: BTreeMap<String, u64>,
     /// What was broken: names of promises.
     pub violations: Vec<String>,
+}
+
+/// Of lines that do not say it.
+const fn few() -> u8 {
+    4
 }
 
 impl Line {
@@ -57,12 +68,14 @@ impl Line {
             nodes,
             manner: manner.to_owned(),
             load_s: plan.load.as_secs(),
+            clients: plan.clients,
             faults,
             ops: BTreeMap::new(),
             checked: 0,
             undecided: 0,
             gaps_ms: BTreeMap::new(),
             heal_ms: 0,
+            ends: BTreeMap::new(),
             violations: Vec::new(),
         }
     }
@@ -78,6 +91,11 @@ impl Line {
     /// Counts an operation.
     pub fn count(&mut self, outcome: &str) {
         *self.ops.entry(outcome.to_owned()).or_insert(0) += 1;
+    }
+
+    /// Counts the end of a daemon.
+    pub fn end(&mut self, daemon: &str, code: i32) {
+        *self.ends.entry(format!("{daemon} {code}")).or_insert(0) += 1;
     }
 
     /// Takes in what the judges say.
@@ -165,10 +183,7 @@ pub fn summary(lines: &[Line]) -> String {
             0 => "-".to_owned(),
             count => gaps[(count * of).div_ceil(1000).saturating_sub(1)].to_string(),
         };
-        let limit = FAULTS
-            .iter()
-            .find(|fault| fault.name == name)
-            .and_then(|fault| fault.reach.gap_limit_ms());
+        let limit = fault::of(name).and_then(|fault| fault.reach.gap_limit_ms());
         let beyond = limit.map(|limit| gaps.iter().filter(|gap| **gap > limit).count());
         let or_none =
             |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
@@ -187,6 +202,17 @@ pub fn summary(lines: &[Line]) -> String {
         );
     }
     let sums = |key: &str| -> u64 { lines.iter().filter_map(|line| line.ops.get(key)).sum() };
+    let mut ends: BTreeMap<&str, u64> = BTreeMap::new();
+    for (end, times) in lines.iter().flat_map(|line| &line.ends) {
+        *ends.entry(end).or_default() += times;
+    }
+    if !ends.is_empty() {
+        let ends: Vec<String> = ends
+            .iter()
+            .map(|(end, times)| format!("{end}: {times}"))
+            .collect();
+        let _ = writeln!(text, "\nEnds of daemons by exit code: {}.", ends.join(", "));
+    }
     let _ = writeln!(
         text,
         "\nOperations: {} done, {} certainly without effect, {} with an unknown outcome.",
@@ -207,12 +233,14 @@ mod tests {
             nodes: 3,
             manner: "alone".into(),
             load_s: 36,
+            clients: 4,
             faults: BTreeMap::from([("node-kill".into(), gaps.len() as u64 + 1)]),
             ops: BTreeMap::from([("ok".into(), 1000), ("unknown".into(), 5)]),
             checked: 1005,
             undecided: 0,
             gaps_ms: BTreeMap::from([("node-kill".into(), gaps.to_vec())]),
             heal_ms: 12,
+            ends: BTreeMap::from([("storaged 76".into(), 2)]),
             violations: violations.iter().map(|v| (*v).to_owned()).collect(),
         }
     }
@@ -240,5 +268,6 @@ mod tests {
         );
         assert!(text.contains("2 rounds, 0.02 hours"), "{text}");
         assert!(text.contains("2010 operations checked"), "{text}");
+        assert!(text.contains("storaged 76: 4."), "{text}");
     }
 }

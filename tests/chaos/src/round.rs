@@ -2,21 +2,20 @@
 
 use crate::bed::Bed;
 use crate::client::{Api, Client, Reply, Request, Step, Target};
-use crate::fault::Fault;
+use crate::fault::{self, Fault};
 use crate::gaps::{Acks, Happened};
 use crate::inject;
 use crate::judge::{self, Finding, LogMarks};
 use crate::random::Random;
 use crate::results::Line;
 use crate::schedule::Schedule;
+use crate::trees::{self, Left};
 use crate::workload::{Plant, Stage, act, read_all};
 use mareedb_history::{History, Outcome, Recorder};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Clients of a node; half of them speak gRPC.
-const CLIENTS: usize = 4;
 /// Keys removed in one transaction.
 const REMOVED: usize = 100;
 
@@ -29,10 +28,14 @@ pub struct Plan {
     pub load: Duration,
     /// Operations a second, all clients together, at most.
     pub rate: u32,
+    /// Clients of a node; half of them speak gRPC.
+    pub clients: u8,
     /// What may happen.
     pub faults: Vec<&'static Fault>,
     /// A violation to be found.
     pub plant: Plant,
+    /// The keys stay, to be read again after later rounds.
+    pub leave: bool,
 }
 
 /// What came of a round.
@@ -45,6 +48,18 @@ pub struct Round {
     pub history: History,
     /// Broken promises.
     pub findings: Vec<Finding>,
+    /// What it has left behind, if it was to.
+    pub left: Option<Left>,
+}
+
+impl Round {
+    /// Something else was found once it was over.
+    pub fn also(&mut self, finding: Option<Finding>) {
+        if let Some(finding) = finding {
+            self.line.violations.push(finding.promise.clone());
+            self.findings.push(finding);
+        }
+    }
 }
 
 /// Runs a round on a healthy cluster.
@@ -59,7 +74,13 @@ pub async fn run(bed: &Arc<Bed>, plan: &Plan, marks: &mut LogMarks) -> Result<Ro
         .retain(|injection| inject::possible(bed, injection));
     let recorder = Recorder::in_memory();
     let label = format!("s{}", plan.seed);
-    let stage = Stage::new(label.clone(), recorder.clone(), bed.names(), plan.plant);
+    let stage = Stage::new(
+        label.clone(),
+        recorder.clone(),
+        bed.names(),
+        plan.clients,
+        plan.plant,
+    );
     let acks = Arc::new(Acks::new(bed.count()));
     let targets = Arc::new(targets(bed));
     let root = Random::new(plan.seed);
@@ -82,7 +103,7 @@ pub async fn run(bed: &Arc<Bed>, plan: &Plan, marks: &mut LogMarks) -> Result<Ro
             random,
         )
     };
-    let clients = bed.count() * CLIENTS;
+    let clients = bed.count() * usize::from(plan.clients);
     let per_s = f64::from(plan.rate) / clients as f64;
     let acting: Vec<_> = (0..clients)
         .map(|number| {
@@ -113,12 +134,21 @@ pub async fn run(bed: &Arc<Bed>, plan: &Plan, marks: &mut LogMarks) -> Result<Ro
         client.await.map_err(|error| error.to_string())?;
     }
     let mut findings = Vec::new();
+    let mut left = None;
     let healed = judge::alive(bed, &label).await;
     let random = root.fork("client", clients as u64);
     if healed.is_ok() {
-        read_all(stage, new_client(clients), random).await;
+        let unread = read_all(stage, new_client(clients), random, judge::HEAL_LIMIT).await;
+        findings.extend(unread.into_iter().map(|what| {
+            let why = format!("a healed cluster does not answer for {what}");
+            Finding::new("LIVE-4", why)
+        }));
         findings.extend(judge::replicas_agree(bed).await.err());
         findings.extend(judge::one_leader_a_term(bed).await);
+        match trees::same(&mut readers(bed, &label), &label).await {
+            Ok(held) => left = Some(held),
+            Err(finding) => findings.push(finding),
+        }
     }
     let heal_ms = match healed {
         Ok(took) => u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -128,8 +158,18 @@ pub async fn run(bed: &Arc<Bed>, plan: &Plan, marks: &mut LogMarks) -> Result<Ro
         }
     };
     findings.extend(bed.take_findings());
-    findings.extend(judge::exits(&bed.take_exits()));
-    findings.extend(marks.broken_invariants(bed));
+    let exits = bed.take_exits();
+    findings.extend(judge::exits(&exits));
+    happened.sort_by_key(|fault| fault.began_ms);
+    let (broken, ends) = marks.broken_invariants(bed, &happened);
+    findings.extend(broken);
+    let (refused, unreadable) = acks.met();
+    findings.extend(judge::refusals(&refused, &exits, &happened));
+    findings.extend(
+        unreadable
+            .into_iter()
+            .map(|what| Finding::new("ANSWER", what)),
+    );
     let history = recorder.take().map_err(|error| error.to_string())?;
     // It computes for a while, and other tasks (who leads, who has ended) must go on.
     let judged = history.clone();
@@ -137,10 +177,19 @@ pub async fn run(bed: &Arc<Bed>, plan: &Plan, marks: &mut LogMarks) -> Result<Ro
         .await
         .map_err(|error| error.to_string())?;
     findings.extend(judge::violations(&reports));
-    happened.sort_by_key(|fault| fault.began_ms);
     let mut line = Line::new(plan, bed.count(), &schedule, &happened);
     for (at, gap_ms) in acks.gaps(&happened, end_ms) {
-        line.gap(happened[at].kind, gap_ms);
+        let kind = happened[at].kind;
+        line.gap(kind, gap_ms);
+        let alarm = fault::of(kind).and_then(|fault| fault.reach.gap_alarm_ms());
+        if let Some((promise, _)) = alarm.filter(|(_, most_ms)| gap_ms > *most_ms) {
+            let began_ms = happened[at].began_ms;
+            let why = format!("{kind} at {began_ms} ms: nobody could write for {gap_ms} ms");
+            findings.push(Finding::new(promise, why));
+        }
+    }
+    for (_, daemon, code) in ends {
+        line.end(&daemon, code);
     }
     for operation in history.operations() {
         line.count(match &operation.outcome {
@@ -150,10 +199,11 @@ pub async fn run(bed: &Arc<Bed>, plan: &Plan, marks: &mut LogMarks) -> Result<Ro
         });
     }
     line.judged(&reports, heal_ms, &findings);
-    if findings.is_empty() {
+    if findings.is_empty() && !plan.leave {
         remove_all(new_client(clients), &label).await;
     }
     Ok(Round {
+        left: left.filter(|_| plan.leave),
         line,
         schedule,
         history,
@@ -171,6 +221,37 @@ fn targets(bed: &Bed) -> Vec<Target> {
             }
         })
         .collect()
+}
+
+/// A reader for each node; it asks that one only.
+fn readers(bed: &Bed, label: &str) -> Vec<Client> {
+    let (targets, acks) = (Arc::new(targets(bed)), Arc::new(Acks::new(bed.count())));
+    (0..bed.count())
+        .map(|at| {
+            let (targets, acks) = (targets.clone(), acks.clone());
+            let random = Random::new(at as u64);
+            Client::new(
+                at as u64,
+                Api::Rest,
+                at,
+                targets,
+                acks,
+                label.to_owned(),
+                random,
+            )
+        })
+        .collect()
+}
+
+/// Reads what an earlier round has left behind from every node, and removes it.
+///
+/// # Errors
+/// It is not what it was.
+pub async fn look_again(bed: &Bed, left: &Left) -> Result<(), Finding> {
+    let mut clients = readers(bed, &left.label);
+    trees::kept(&mut clients, left).await?;
+    remove_all(clients.swap_remove(0), &left.label).await;
+    Ok(())
 }
 
 /// Removes a round's keys, so that a long run does not fill the disk. What fails stays.

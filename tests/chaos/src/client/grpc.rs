@@ -37,6 +37,9 @@ impl Connection {
         };
         match ApiError::from_status(&status) {
             Some(error) => Err(Trouble::of(error.code)),
+            None if status.code() == tonic::Code::DataLoss => {
+                Err(Trouble::Unreadable(status.message().to_owned()))
+            }
             // The channel would connect again by itself, and then nobody could say whether a request had left.
             None => {
                 self.client = None;

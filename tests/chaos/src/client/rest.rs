@@ -8,6 +8,7 @@ use mareedb_api::rest::{Scalar, encode_key};
 use mareedb_api::{ErrorCode, IDEMPOTENCY_HEADER, REVISION_HEADER};
 use mareedb_bench::http::{Answer, Broken, Client};
 use serde::de::DeserializeOwned;
+use std::io::ErrorKind;
 
 /// Sends one request once.
 pub(super) async fn ask(
@@ -184,6 +185,7 @@ fn got(key: &str, answer: &Answer) -> Result<Item, Trouble> {
 
 fn broken(broken: Broken) -> Trouble {
     match broken {
+        Broken::Connect(error) if error.kind() == ErrorKind::ConnectionRefused => Trouble::Refused,
         Broken::Connect(error) => Trouble::Certain(format!("not connected: {error}")),
         other => Trouble::Unknown(other.to_string()),
     }
@@ -207,5 +209,5 @@ fn document<T: DeserializeOwned>(answer: &Answer) -> Result<T, Trouble> {
 }
 
 fn unreadable(why: impl std::fmt::Display) -> Trouble {
-    Trouble::Unknown(format!("unreadable answer: {why}"))
+    Trouble::Unreadable(why.to_string())
 }

@@ -14,6 +14,7 @@ impl Strike<'_> {
     pub(super) async fn remove_data(&self) -> Option<u64> {
         let (bed, at) = (self.bed, self.at);
         let _alone = bed.operator.try_lock().ok()?;
+        let _room = bed.files(at).try_lock().ok()?;
         let data = bed.node(at).data.clone();
         let aside: PathBuf = data.with_extension("aside");
         self.end(Signal::SIGKILL).await;

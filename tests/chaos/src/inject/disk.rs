@@ -31,6 +31,8 @@ impl Strike<'_> {
     /// There is no room, or so little that it soon is none.
     pub(super) async fn fill_disk(&mut self) -> Option<u64> {
         let disk = self.bed.disk(self.at)?;
+        // Who brings this node's data back needs room for it.
+        let _alone = self.bed.files(self.at).try_lock().ok()?;
         let left = if self.random.percent(60) {
             0
         } else {

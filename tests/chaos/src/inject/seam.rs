@@ -7,6 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::task::block_in_place;
 
+/// The file that says that a segment could not be made.
+const ACTED: &str = "faults.acted";
 /// A write that is to be spoilt comes before that, under load.
 const SPOILT_WITHIN: Duration = Duration::from_secs(2);
 /// A node that has to end does so before that.
@@ -27,6 +29,7 @@ impl Strike<'_> {
     /// Has storaged do something to its writes for as long as the fault lasts.
     pub(super) async fn slow_or_full(&mut self, what: Seam) -> Option<u64> {
         let data = self.bed.node(self.at).data.clone();
+        ask_no_more(&data, ACTED);
         let text = match what {
             Seam::Slow => format!("delay_ms={}\n", self.random.within((20, 2500))),
             Seam::Full => "fail_create\n".to_owned(),
@@ -36,7 +39,9 @@ impl Strike<'_> {
         }
         self.last().await;
         ask_no_more(&data, "faults");
-        Some(Self::bit(self.at))
+        // Under load there is always a write; a segment is often a used one, and none has to be made.
+        let took_place = what == Seam::Slow || block_in_place(|| data.join(ACTED).exists());
+        took_place.then_some(Self::bit(self.at))
     }
 
     /// Half of a write is made, or none of it, and storaged is gone.

@@ -1,8 +1,8 @@
 //! A bank a generation: money moves between its accounts, and never comes or goes.
 
-use super::{Actor, Object, failed, guard};
+use super::{Actor, Object, certainly, guard, unreadable};
 use crate::client::{Compare, Reply, Request, Step, Trouble};
-use mareedb_history::{Answer, Call, Consistency, Outcome};
+use mareedb_history::{Answer, Call, Consistency};
 use std::collections::BTreeMap;
 
 const ACCOUNTS: u64 = 5;
@@ -27,7 +27,7 @@ impl Actor {
         format!("{}/{generation}/b", self.stage.label)
     }
 
-    pub(super) async fn bank(&mut self) {
+    pub(super) async fn bank(&mut self) -> bool {
         let generation = self.generation;
         let state = {
             let mut banks = guard(&self.stage.banks);
@@ -49,7 +49,9 @@ impl Actor {
         }
     }
 
-    async fn open_bank(&mut self, generation: u64) {
+    async fn open_bank(&mut self, generation: u64) -> bool {
+        // It is read at the end even if nobody knows whether there is one.
+        self.stage.used(Object::Bank(generation));
         let bank = self.bank_name(generation);
         let accounts: BTreeMap<String, i64> = (0..ACCOUNTS)
             .map(|number| (account(number), FIRST_BALANCE))
@@ -62,17 +64,16 @@ impl Actor {
         self.record(call, &request, true, |actor, reply| match reply {
             Reply::Done { revision, .. } => {
                 guard(&actor.stage.banks).insert(generation, State::Open);
-                actor.stage.used(Object::Bank(generation));
                 Some(Answer::Written {
                     revision: Some(revision),
                 })
             }
             _ => None,
         })
-        .await;
+        .await
     }
 
-    pub(super) async fn read_bank(&mut self, generation: u64, stale: bool) {
+    pub(super) async fn read_bank(&mut self, generation: u64, stale: bool) -> bool {
         let bank = self.bank_name(generation);
         let request = Request::Range {
             prefix: format!("{bank}/"),
@@ -96,10 +97,10 @@ impl Actor {
             }
             _ => None,
         })
-        .await;
+        .await
     }
 
-    async fn transfer(&mut self, generation: u64) {
+    async fn transfer(&mut self, generation: u64) -> bool {
         let bank = self.bank_name(generation);
         let from = self.random.below(ACCOUNTS);
         let to = (from + 1 + self.random.below(ACCOUNTS - 1)) % ACCOUNTS;
@@ -113,7 +114,7 @@ impl Actor {
         });
         let keys = [from, to].map(|name| format!("{bank}/{name}"));
         let done = self.move_money(&keys, amount).await;
-        pending.finish(done.map_or_else(failed, Outcome::Ok));
+        self.finish(pending, done)
     }
 
     async fn move_money(&mut self, keys: &[String; 2], amount: i64) -> Result<Answer, Trouble> {
@@ -122,19 +123,13 @@ impl Actor {
             let read = Request::Txn(Vec::new(), gets.collect());
             // Nothing was moved yet, so a failure of this is certain.
             let asked = self.client.ask(&read, false).await;
-            let Reply::Done { read, .. } = asked.map_err(|trouble| match trouble {
-                Trouble::Certain(why) | Trouble::Unknown(why) => Trouble::Certain(why),
-            })?
-            else {
-                return Err(Trouble::Certain("UNREADABLE".to_owned()));
+            let Reply::Done { read, .. } = asked.map_err(certainly)? else {
+                return Err(unreadable());
             };
             let [Some(payer), Some(payee)] = &read[..] else {
                 return Err(Trouble::Certain("NO_ACCOUNT".to_owned()));
             };
-            let money = |text: &str| {
-                text.parse::<i64>()
-                    .map_err(|error| Trouble::Certain(format!("UNREADABLE: {error}")))
-            };
+            let money = |text: &str| text.parse::<i64>().map_err(|_| unreadable());
             let (has, gets) = (money(&payer.value)?, money(&payee.value)?);
             if has < amount {
                 return Err(Trouble::Certain("NO_MONEY".to_owned()));
@@ -162,11 +157,7 @@ impl Actor {
                     });
                 }
                 Reply::Done { .. } => {}
-                _ => {
-                    return Err(Trouble::Unknown(
-                        "an answer that nobody can read".to_owned(),
-                    ));
-                }
+                _ => return Err(unreadable()),
             }
         }
         Err(Trouble::Certain("CONFLICT".to_owned()))

@@ -5,7 +5,7 @@ use crate::client::{Condition, Reply, Request};
 use mareedb_history::{Answer, Call, Consistency};
 
 impl Actor {
-    pub(super) async fn counter(&mut self) {
+    pub(super) async fn counter(&mut self) -> bool {
         let counter = self.name("c", COUNTERS);
         self.stage.used(Object::Counter(counter.clone()));
         if self.random.percent(30) {
@@ -26,10 +26,10 @@ impl Actor {
             }),
             _ => None,
         })
-        .await;
+        .await
     }
 
-    pub(super) async fn read_counter(&mut self, counter: &str) {
+    pub(super) async fn read_counter(&mut self, counter: &str) -> bool {
         let call = Call::CounterRead {
             counter: counter.to_owned(),
             consistency: Consistency::Linearizable,
@@ -45,6 +45,6 @@ impl Actor {
             }),
             _ => None,
         })
-        .await;
+        .await
     }
 }

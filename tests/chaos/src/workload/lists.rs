@@ -2,9 +2,9 @@
 //!
 //! The database appends nothing by itself: a client reads the lists, then writes the longer ones if none has changed meanwhile.
 
-use super::{Actor, LISTS, Object, failed};
+use super::{Actor, LISTS, Object, certainly, unreadable};
 use crate::client::{Compare, Reply, Request, Step, Trouble};
-use mareedb_history::{Answer, Call, Micro, Outcome};
+use mareedb_history::{Answer, Call, Micro};
 use std::collections::BTreeMap;
 
 /// Lost races before a transaction is given up.
@@ -23,7 +23,7 @@ fn text(list: &[u64]) -> String {
 }
 
 impl Actor {
-    pub(super) async fn lists(&mut self) {
+    pub(super) async fn lists(&mut self) -> bool {
         let mut steps = Vec::new();
         for _ in 0..=self.random.below(3) {
             let key = self.name("l", LISTS);
@@ -38,17 +38,17 @@ impl Actor {
                 steps.push(Micro::Read { key });
             }
         }
-        self.transact(steps).await;
+        self.transact(steps).await
     }
 
-    pub(super) async fn read_list(&mut self, list: &str) {
+    pub(super) async fn read_list(&mut self, list: &str) -> bool {
         self.transact(vec![Micro::Read {
             key: list.to_owned(),
         }])
-        .await;
+        .await
     }
 
-    async fn transact(&mut self, steps: Vec<Micro>) {
+    async fn transact(&mut self, steps: Vec<Micro>) -> bool {
         let call = Call::Lists(steps.clone());
         let reads_only = call.is_read();
         let pending = self.start(call);
@@ -57,7 +57,7 @@ impl Actor {
         } else {
             self.append(&steps).await
         };
-        pending.finish(done.map_or_else(failed, Outcome::Ok));
+        self.finish(pending, done)
     }
 
     async fn read_only(&mut self, steps: &[Micro]) -> Result<Answer, Trouble> {
@@ -95,20 +95,14 @@ impl Actor {
         keys.dedup();
         let gets = keys.iter().map(|key| Step::Get((*key).to_owned()));
         let request = Request::Txn(Vec::new(), gets.collect());
-        let certain = |trouble| match trouble {
-            Trouble::Certain(why) | Trouble::Unknown(why) => Trouble::Certain(why),
-        };
-        let Reply::Done { read, .. } = self.client.ask(&request, false).await.map_err(certain)?
-        else {
-            return Err(certain(unreadable()));
+        let asked = self.client.ask(&request, false).await;
+        let Reply::Done { read, .. } = asked.map_err(certainly)? else {
+            return Err(unreadable());
         };
         let mut known = Known::new();
         for (key, item) in keys.into_iter().zip(read) {
             let state = match item {
-                Some(item) => (
-                    parse(&item.value).ok_or_else(|| certain(unreadable()))?,
-                    item.revision,
-                ),
+                Some(item) => (parse(&item.value).ok_or_else(unreadable)?, item.revision),
                 None => (Vec::new(), 0),
             };
             known.insert(key.to_owned(), state);
@@ -159,10 +153,6 @@ fn key_of(step: &Micro) -> &str {
     match step {
         Micro::Append { key, .. } | Micro::Read { key } => key,
     }
-}
-
-fn unreadable() -> Trouble {
-    Trouble::Unknown("an answer that nobody can read".to_owned())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod set;
 
 use crate::client::{Client, Reply, Request, Trouble};
 use crate::random::Random;
-use mareedb_history::{Answer, Call, Consistency, Outcome, Recorder};
+use mareedb_history::{Answer, Call, Consistency, Outcome, Pending, Recorder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 /// How long names are in use.
 const GENERATION: Duration = Duration::from_secs(2);
+/// Clients of a node that share the objects of a generation as they are numbered here; of more clients' objects there are more.
+const FEW: u64 = 4;
 /// Objects of a generation.
 const REGISTERS: u64 = 10;
 const SETS: u64 = 2;
@@ -40,6 +42,8 @@ pub struct Stage {
     pub label: String,
     recorder: Recorder,
     names: Vec<String>,
+    /// Clients of a node.
+    clients: u64,
     began: Instant,
     stop: AtomicBool,
     banks: Mutex<BTreeMap<u64, bank::State>>,
@@ -73,12 +77,19 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stage {
-    /// A stage for a round; names are those of the nodes.
-    pub fn new(label: String, recorder: Recorder, names: Vec<String>, plant: Plant) -> Arc<Stage> {
+    /// A stage for a round; names are those of the nodes, each of which has so many clients.
+    pub fn new(
+        label: String,
+        recorder: Recorder,
+        names: Vec<String>,
+        clients: u8,
+        plant: Plant,
+    ) -> Arc<Stage> {
         Arc::new(Stage {
             label,
             recorder,
             names,
+            clients: u64::from(clients),
             began: Instant::now(),
             stop: AtomicBool::new(false),
             banks: Mutex::default(),
@@ -164,19 +175,26 @@ pub async fn act(stage: Arc<Stage>, client: Client, random: Random, per_s: f64) 
     }
 }
 
-/// After the faults: reads everything that the round has written.
-pub async fn read_all(stage: Arc<Stage>, client: Client, random: Random) {
+/// After the faults: reads everything that the round has written. Returns what a healed cluster does not answer within `limit`.
+pub async fn read_all(
+    stage: Arc<Stage>,
+    client: Client,
+    random: Random,
+    limit: Duration,
+) -> Vec<String> {
     let objects = std::mem::take(&mut *guard(&stage.objects));
     let mut actor = Actor::new(stage, client, random);
+    let began = Instant::now();
+    let mut unread = Vec::new();
     for object in objects {
-        match object {
-            Object::Register(key) => actor.get(&key, Consistency::Linearizable).await,
-            Object::Set(set) => actor.read_set(&set, Consistency::Linearizable).await,
-            Object::Counter(counter) => actor.read_counter(&counter).await,
-            Object::List(list) => actor.read_list(&list).await,
-            Object::Bank(generation) => actor.read_bank(generation, false).await,
+        while !actor.read(&object).await {
+            if began.elapsed() > limit {
+                unread.push(format!("{object:?}"));
+                break;
+            }
         }
     }
+    unread
 }
 
 impl Actor {
@@ -191,7 +209,18 @@ impl Actor {
         }
     }
 
-    async fn step(&mut self) {
+    /// Reads an object of any generation. `false`: no answer.
+    async fn read(&mut self, object: &Object) -> bool {
+        match object {
+            Object::Register(key) => self.get(key, Consistency::Linearizable).await,
+            Object::Set(set) => self.read_set(set, Consistency::Linearizable).await,
+            Object::Counter(counter) => self.read_counter(counter).await,
+            Object::List(list) => self.read_list(list).await,
+            Object::Bank(generation) => self.read_bank(*generation, false).await,
+        }
+    }
+
+    async fn step(&mut self) -> bool {
         let generation = self.stage.generation();
         if generation != self.generation {
             self.generation = generation;
@@ -206,10 +235,11 @@ impl Actor {
         }
     }
 
-    /// A name of this generation.
+    /// A name of this generation, one of `of` when clients are few. All have as many digits, so that no name begins another one.
     fn name(&mut self, family: &str, of: u64) -> String {
-        let number = self.random.below(of);
-        format!("{}/{}/{family}{number}", self.stage.label, self.generation)
+        let number = self.random.below(of * self.stage.clients.max(FEW) / FEW);
+        let Stage { label, .. } = &*self.stage;
+        format!("{label}/{}/{family}{number:04}", self.generation)
     }
 
     /// A number that nobody else uses in this round.
@@ -223,26 +253,39 @@ impl Actor {
         self.random.percent(50)
     }
 
-    /// Sends a request and records it as `call`, with the answer that `answer` makes of the reply.
+    /// Sends a request and records it as `call`, with the answer that `answer` makes of the reply. `false`: there was none.
     async fn record(
         &mut self,
         call: Call,
         request: &Request,
         keyed: bool,
         answer: impl FnOnce(&mut Actor, Reply) -> Option<Answer>,
-    ) {
+    ) -> bool {
         let pending = self.start(call);
-        let outcome = match self.client.ask(request, keyed).await {
-            Ok(reply) => match answer(self, reply) {
-                Some(answer) => Outcome::Ok(answer),
-                None => Outcome::Unknown("an answer that nobody can read".to_owned()),
-            },
-            Err(trouble) => failed(trouble),
+        let done = match self.client.ask(request, keyed).await {
+            Ok(reply) => answer(self, reply).ok_or_else(unreadable),
+            Err(trouble) => Err(trouble),
         };
-        pending.finish(outcome);
+        self.finish(pending, done)
     }
 
-    fn start(&self, call: Call) -> mareedb_history::Pending {
+    /// Records what came of an operation. `false`: no answer.
+    fn finish(&self, pending: Pending, done: Result<Answer, Trouble>) -> bool {
+        let answered = done.is_ok();
+        pending.finish(match done {
+            Ok(answer) => Outcome::Ok(answer),
+            Err(Trouble::Certain(code)) => Outcome::Failed(code),
+            Err(Trouble::Refused) => Outcome::Failed("nobody listens".to_owned()),
+            Err(Trouble::Unknown(why)) => Outcome::Unknown(why),
+            Err(Trouble::Unreadable(why)) => {
+                self.client.makes_no_sense(why.clone());
+                Outcome::Unknown(why)
+            }
+        });
+        answered
+    }
+
+    fn start(&self, call: Call) -> Pending {
         let node = &self.stage.names[self.client.home()];
         self.stage
             .recorder
@@ -250,9 +293,15 @@ impl Actor {
     }
 }
 
-fn failed(trouble: Trouble) -> Outcome {
+/// The answer to something else, or no value of those that are written.
+fn unreadable() -> Trouble {
+    Trouble::Unreadable("an answer that nobody can read".to_owned())
+}
+
+/// Of a read that comes before a write: nothing was written yet.
+fn certainly(trouble: Trouble) -> Trouble {
     match trouble {
-        Trouble::Certain(code) => Outcome::Failed(code),
-        Trouble::Unknown(why) => Outcome::Unknown(why),
+        Trouble::Unknown(why) => Trouble::Certain(why),
+        known => known,
     }
 }

@@ -1,12 +1,12 @@
 //! Keys that are written, read, deleted and compared.
 
-use super::{Actor, Object, REGISTERS, failed};
+use super::{Actor, Object, REGISTERS, unreadable};
 use crate::client::{Compare, Condition, Item, Reply, Request, Step, Trouble};
 use mareedb_api::ErrorCode;
-use mareedb_history::{Answer, Call, Consistency, Outcome};
+use mareedb_history::{Answer, Call, Consistency};
 
 impl Actor {
-    pub(super) async fn register(&mut self) {
+    pub(super) async fn register(&mut self) -> bool {
         let key = self.name("r", REGISTERS);
         self.stage.used(Object::Register(key.clone()));
         match self.random.below(100) {
@@ -22,7 +22,7 @@ impl Actor {
         }
     }
 
-    pub(super) async fn get(&mut self, key: &str, consistency: Consistency) {
+    pub(super) async fn get(&mut self, key: &str, consistency: Consistency) -> bool {
         let call = Call::Get {
             key: key.to_owned(),
             consistency,
@@ -51,7 +51,7 @@ impl Actor {
                 value,
             })
         })
-        .await;
+        .await
     }
 
     fn remember(&mut self, key: &str, item: Option<&Item>) {
@@ -66,7 +66,7 @@ impl Actor {
         }
     }
 
-    async fn put(&mut self, key: &str) {
+    async fn put(&mut self, key: &str) -> bool {
         let value = self.unique().to_string();
         let call = Call::Put {
             key: key.to_owned(),
@@ -75,24 +75,26 @@ impl Actor {
         let request = Request::Put(key.to_owned(), value.clone(), Condition::None);
         let keyed = self.keyed();
         let (name, mut planted) = (key.to_owned(), false);
-        self.record(call, &request, keyed, |actor, reply| {
-            let Reply::Written(revision) = reply else {
-                return None;
-            };
-            planted = actor.stage.plant(&name, &value);
-            actor.seen.insert(name, (value, revision));
-            Some(Answer::Written {
-                revision: Some(revision),
+        let done = self
+            .record(call, &request, keyed, |actor, reply| {
+                let Reply::Written(revision) = reply else {
+                    return None;
+                };
+                planted = actor.stage.plant(&name, &value);
+                actor.seen.insert(name, (value, revision));
+                Some(Answer::Written {
+                    revision: Some(revision),
+                })
             })
-        })
-        .await;
+            .await;
         if planted {
             self.get(key, Consistency::Linearizable).await;
             self.stage.plant_again();
         }
+        done
     }
 
-    async fn delete(&mut self, key: &str) {
+    async fn delete(&mut self, key: &str) -> bool {
         let call = Call::Delete {
             key: key.to_owned(),
         };
@@ -107,11 +109,11 @@ impl Actor {
                 _ => None,
             },
         )
-        .await;
+        .await
     }
 
     /// Compare-and-swap: by value in a transaction, or by revision, which says the same where no value is written twice.
-    async fn swap(&mut self, key: &str) {
+    async fn swap(&mut self, key: &str) -> bool {
         let seen = self.seen.get(key).cloned();
         let new = self.unique().to_string();
         let by_value = self.random.percent(50);
@@ -146,27 +148,23 @@ impl Actor {
                 revision,
                 ..
             }) => Ok((succeeded, succeeded.then_some(revision))),
-            Ok(_) => Err(Trouble::Unknown(
-                "an answer that nobody can read".to_owned(),
-            )),
+            Ok(_) => Err(unreadable()),
             Err(Trouble::Certain(code)) if code == ErrorCode::PreconditionFailed.as_str() => {
                 Ok((false, None))
             }
             Err(trouble) => Err(trouble),
         };
-        pending.finish(match swapped {
-            Ok((succeeded, revision)) => {
-                match revision {
-                    Some(revision) => self.seen.insert(key.to_owned(), (new, revision)),
-                    // What it has seen is of the past.
-                    None => self.seen.remove(key),
-                };
-                Outcome::Ok(Answer::Swapped {
-                    succeeded,
-                    revision,
-                })
-            }
-            Err(trouble) => failed(trouble),
+        if let Ok((_, revision)) = swapped {
+            match revision {
+                Some(revision) => self.seen.insert(key.to_owned(), (new, revision)),
+                // What it has seen is of the past.
+                None => self.seen.remove(key),
+            };
+        }
+        let done = swapped.map(|(succeeded, revision)| Answer::Swapped {
+            succeeded,
+            revision,
         });
+        self.finish(pending, done)
     }
 }

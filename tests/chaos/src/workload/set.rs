@@ -9,7 +9,7 @@ fn prefix(set: &str) -> String {
 }
 
 impl Actor {
-    pub(super) async fn set(&mut self) {
+    pub(super) async fn set(&mut self) -> bool {
         let set = self.name("s", SETS);
         self.stage.used(Object::Set(set.clone()));
         match self.random.below(100) {
@@ -19,7 +19,7 @@ impl Actor {
         }
     }
 
-    async fn add(&mut self, set: &str) {
+    async fn add(&mut self, set: &str) -> bool {
         let element = self.unique();
         let call = Call::SetAdd {
             set: set.to_owned(),
@@ -34,10 +34,10 @@ impl Actor {
             }),
             _ => None,
         })
-        .await;
+        .await
     }
 
-    pub(super) async fn read_set(&mut self, set: &str, consistency: Consistency) {
+    pub(super) async fn read_set(&mut self, set: &str, consistency: Consistency) -> bool {
         let call = Call::SetRead {
             set: set.to_owned(),
             consistency,
@@ -55,6 +55,6 @@ impl Actor {
             }
             _ => None,
         })
-        .await;
+        .await
     }
 }

@@ -713,6 +713,113 @@ fn committed_reads_of_the_past() {
     finds(&check(past(35, Some("b"), Some(30))), "deleted value", 2);
 }
 
+/// LIN-3: what any read showed at a revision is there for every read of that moment, whoever wrote it.
+#[test]
+fn committed_reads_of_the_past_and_what_others_saw() {
+    let check = |operations| committed::check(&history(operations));
+    let delete = || Call::Delete {
+        key: "k".to_owned(),
+    };
+    let past = |process, start, at, shown: Option<&str>, revision| {
+        ok(
+            process,
+            start,
+            start + 5,
+            get_at("k", Consistency::At(at)),
+            value(shown, revision),
+        )
+    };
+    // Nobody was told the revision of the write of v; a read showed it.
+    let seen = |then: Vec<Operation>| {
+        let mut operations = vec![
+            ok(1, 0, 5, put("k", "u"), written(3)),
+            done(1, 10, 15, put("k", "v"), unknown()),
+            ok(2, 20, 25, get("k"), value(Some("v"), Some(5))),
+        ];
+        operations.extend(then);
+        check(operations)
+    };
+    holds(&seen(vec![past(3, 30, 5, Some("v"), Some(5))]));
+    holds(&seen(vec![past(3, 30, 4, Some("u"), Some(3))]));
+    holds(&seen(vec![past(3, 30, 9, Some("v"), Some(5))]));
+    finds(
+        &seen(vec![past(3, 30, 5, Some("u"), Some(3))]),
+        "missed write",
+        2,
+    );
+    finds(&seen(vec![past(3, 30, 5, None, None)]), "missed write", 2);
+    finds(&seen(vec![past(3, 30, 9, None, None)]), "missed write", 2);
+    // A deletion of unknown outcome may lie between, but not at the version itself, and not before it began.
+    let deleted = |start, then: Vec<Operation>| {
+        let mut operations = vec![done(4, start, start + 1, delete(), unknown())];
+        operations.extend(then);
+        seen(operations)
+    };
+    holds(&deleted(27, vec![past(3, 30, 9, None, None)]));
+    finds(
+        &deleted(27, vec![past(3, 30, 5, None, None)]),
+        "missed write",
+        2,
+    );
+    finds(
+        &deleted(40, vec![past(3, 30, 9, None, None)]),
+        "missed write",
+        2,
+    );
+    // At 9 it was still there, so that it was not gone at 7.
+    let later = |at| {
+        deleted(
+            27,
+            vec![
+                past(3, 30, 9, Some("v"), Some(5)),
+                past(3, 40, at, None, None),
+            ],
+        )
+    };
+    holds(&later(10));
+    finds(&later(7), "missed write", 2);
+    finds(&later(9), "missed write", 2);
+}
+
+/// ONCE-1: a write of unknown outcome explains one revision.
+#[test]
+fn revisions_a_write_that_took_effect_twice() {
+    let check = |operations| revisions::check(&history(operations), &Options::default());
+    let reads = |writes: u64, revisions: &[u64]| {
+        let mut operations: Vec<Operation> = (0..writes)
+            .map(|process| done(process, 0, 10, put("k", "v"), unknown()))
+            .collect();
+        for (at, revision) in (0_u64..).zip(revisions) {
+            let start = 20 + at * 20;
+            operations.push(ok(
+                9,
+                start,
+                start + 10,
+                get("k"),
+                value(Some("v"), Some(*revision)),
+            ));
+        }
+        operations
+    };
+    finds(&check(reads(1, &[5, 9])), "written twice", 2);
+    finds(&check(reads(2, &[5, 9, 12])), "written twice", 3);
+    // Seen again at the same revision, or written by as many as there are revisions.
+    holds(&check(reads(1, &[5, 5, 5])));
+    holds(&check(reads(2, &[5, 9, 9])));
+    // One that was told its revision explains that one alone, whichever is seen first.
+    let mut told = reads(1, &[5, 9]);
+    told.push(ok(5, 0, 60, put("k", "v"), written(9)));
+    holds(&check(told.clone()));
+    told.push(ok(
+        8,
+        70,
+        80,
+        get_at("k", Consistency::Stale),
+        value(Some("v"), Some(7)),
+    ));
+    finds(&check(told), "written twice", 3);
+}
+
 #[test]
 fn revisions_anomalies() {
     let check = |within, operations| {

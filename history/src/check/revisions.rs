@@ -6,7 +6,7 @@
 //! - A linearizable read that finds a key shows no revision below that of a write of the key that was acknowledged before.
 //! - A key has one value at one revision, whoever saw it there: writers, linearizable reads, stale ones.
 //! - A revision that a read shows is that of a write which may have written this value; a write whose revision nobody was told
-//!   may have any.
+//!   may have any, and only one: two new revisions need two such writes.
 
 use super::source::{may_have_written, written};
 use super::{Options, Within};
@@ -114,7 +114,7 @@ pub(crate) fn ordered(group: &str, mut seen: Vec<Sight>, report: &mut Report) {
 /// One value at one revision, and each revision a write's.
 fn versions(object: Object<'_>, operations: &[&Operation], report: &mut Report) {
     let mut at: HashMap<u64, (Option<&str>, &Operation)> = HashMap::new();
-    // Values that a write may have written whose revision nobody was told.
+    // How many writes may have written a value at a revision that nobody was told. Each explains one revision (ONCE-1).
     let mut untold: HashMap<&str, u64> = HashMap::new();
     for operation in operations {
         let deleted = matches!(
@@ -155,15 +155,29 @@ fn versions(object: Object<'_>, operations: &[&Operation], report: &mut Report) 
                     &[operation, other],
                 );
             }
-            None if untold.contains_key(value.as_str()) => {
-                at.insert(*revision, (Some(value), operation));
-            }
-            None => {
-                let why = format!(
-                    "it shows '{value}' at revision {revision}, and no write of '{value}' can have that"
-                );
-                report.violate("revision of no write", object, why, &[operation]);
-            }
+            None => match untold.get_mut(value.as_str()) {
+                Some(left) if *left > 0 => {
+                    *left -= 1;
+                    at.insert(*revision, (Some(value), operation));
+                }
+                Some(_) => {
+                    let why = format!(
+                        "it shows '{value}' at revision {revision}, and every write of '{value}' has another revision, that it \
+                         was told or that a read showed: one took effect twice"
+                    );
+                    let mut shown = vec![*operation];
+                    shown.extend(operations.iter().copied().filter(|operation| {
+                        written(&operation.call) == Some(value) && may_have_written(operation)
+                    }));
+                    report.violate("written twice", object, why, &shown);
+                }
+                None => {
+                    let why = format!(
+                        "it shows '{value}' at revision {revision}, and no write of '{value}' can have that"
+                    );
+                    report.violate("revision of no write", object, why, &[operation]);
+                }
+            },
         }
     }
 }

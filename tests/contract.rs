@@ -1,5 +1,7 @@
 //! Holds REST, gRPC and the command line to the public contract: names, shapes and codes, on a real node.
 
+#[path = "contract_limits.rs"]
+mod limits;
 #[allow(dead_code, reason = "not every test program needs all of it")]
 mod support;
 
@@ -398,6 +400,25 @@ fn status_documents_have_every_field_of_the_contract() {
             .into_inner();
         assert_eq!(over_grpc.name, status["name"].as_str().unwrap());
         assert_eq!(over_grpc.daemons.len(), 3);
+    });
+}
+
+/// tests/dashboard.mjs runs the page's script, which is written against the documents of the API.
+#[test]
+fn the_dashboard_shows_what_the_node_tells() {
+    block_on(async {
+        let bed = one_node().await;
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/dashboard.mjs");
+        let base = format!("http://{}", bed.cluster.nodes[0].rest());
+        match std::process::Command::new("node")
+            .args([script, &base])
+            .output()
+        {
+            Ok(output) => assert!(output.status.success(), "{output:?}"),
+            Err(error) => {
+                eprintln!("SKIPPED the_dashboard_shows_what_the_node_tells: node: {error}");
+            }
+        }
     });
 }
 

@@ -94,7 +94,7 @@ fn an_empty_directory_under_a_known_name_is_refused_with_the_way_out() {
         };
         let text = status.to_string();
         assert!(
-            text.contains("remove-node") && text.contains("add-node"),
+            text.contains("bring that very directory back") && text.contains("lost-node.md"),
             "{text}"
         );
         let written = bed.cluster.nodes[0].client().put("k", b"v").await.unwrap();

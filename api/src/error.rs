@@ -40,12 +40,6 @@ impl ApiError {
         self
     }
 
-    /// With another answer to whether it may be retried, e.g. OUTCOME_UNKNOWN of a request with an idempotency key.
-    pub fn with_retryable(mut self, retryable: bool) -> Self {
-        self.retryable = retryable;
-        self
-    }
-
     /// The JSON document of the REST API.
     pub fn to_body(&self) -> ErrorBody {
         ErrorBody {

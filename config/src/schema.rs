@@ -171,7 +171,7 @@ impl Default for Ipc {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Longest key.
+    /// Longest key; 32,000 at most.
     pub key_bytes_max: u64,
     /// Largest value.
     pub value_bytes_max: u64,

@@ -9,6 +9,8 @@ pub const MESSAGE_EXTRA_BYTES: u64 = 64 << 10;
 const BATCH_BYTES: u64 = 1 << 20;
 /// The largest outcome of a transaction.
 const OUTCOME_BYTES: u64 = 1600 << 10;
+/// The longest key that storaged's state machine takes.
+const KEY_BYTES_MAX: u64 = 32_000;
 const NAME_BYTES_MAX: usize = 63;
 
 /// A fault: `section.key`, and what is wrong with the way out.
@@ -362,7 +364,7 @@ fn limits(limits: &Limits, found: &mut Found) {
         "limits.key_bytes_max",
         limits.key_bytes_max,
         1,
-        64 << 10,
+        KEY_BYTES_MAX,
     );
     within(
         found,

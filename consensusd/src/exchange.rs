@@ -7,7 +7,9 @@
 //! it gave them.
 
 use crate::frames::{Answer, Ask, Frame, Route};
+use crate::peers::PEERS_MAX;
 use crate::succession::Evidence;
+use crate::takes::Takes;
 use mareedb_ipc::wire::peer::PeerOut;
 use mareedb_ipc::wire::{RandomId, encode};
 use mareedb_ipc::{Outbox, Refusal};
@@ -42,6 +44,7 @@ pub struct Exchange {
     bulk: Arc<Outbox>,
     inner: Mutex<Inner>,
     evidence: Evidence,
+    takes: Takes,
 }
 
 struct Inner {
@@ -76,12 +79,13 @@ pub enum Way {
 }
 
 impl Exchange {
-    /// An exchange over these outboxes.
-    pub fn new(peer: Arc<Outbox>, bulk: Arc<Outbox>) -> Arc<Exchange> {
+    /// An exchange over these outboxes, of members that take commands of some size.
+    pub fn new(peer: Arc<Outbox>, bulk: Arc<Outbox>, takes: Takes) -> Arc<Exchange> {
         Arc::new(Exchange {
             peer,
             bulk,
             evidence: Evidence::default(),
+            takes,
             inner: Mutex::new(Inner {
                 // Far from where a predecessor was, and from where numbers end.
                 next: u64::try_from(RandomId::draw().0 >> 65).expect("63 bits"),
@@ -139,6 +143,11 @@ impl Exchange {
     /// What was seen of nodes that are gone.
     pub fn evidence(&self) -> &Evidence {
         &self.evidence
+    }
+
+    /// How large a command may be.
+    pub fn takes(&self) -> &Takes {
+        &self.takes
     }
 
     /// Opens a call with many answers; its number is the stream's name.
@@ -226,10 +235,19 @@ impl Exchange {
     /// The stream to `addr` is down.
     pub fn down(&self, addr: &str) {
         let mut inner = self.inner.lock();
-        inner.down.insert(addr.to_owned());
+        // Before there is a cluster anybody may have addresses dialled.
+        if inner.down.len() < PEERS_MAX {
+            inner.down.insert(addr.to_owned());
+        }
         inner.incarnations.remove(addr);
         drop(inner);
         self.fail(|call| call.addr == addr);
+    }
+
+    /// The cluster is formed: nothing else than its members' addresses is remembered.
+    pub fn keep(&self, members: &BTreeSet<String>) {
+        self.inner.lock().down.retain(|addr| members.contains(addr));
+        self.evidence.keep(members);
     }
 
     /// What was asked of `addr` on this way is lost: a frame was dropped, or the bulk stream broke.
@@ -242,7 +260,7 @@ impl Exchange {
         self.fail(|_| true);
     }
 
-    /// The incarnation of the consensusd at `addr` is known; a new one has forgotten what it was asked.
+    /// The incarnation of the consensusd of the member at `addr` is known; a new one has forgotten what it was asked.
     pub fn incarnation(&self, addr: &str, incarnation: u64) {
         let before = self
             .inner

@@ -55,6 +55,13 @@ pub enum Frame {
         /// Whether the sender knows its own to be ahead of a majority's: nobody is to hand leadership to it.
         ahead: bool,
     },
+    /// Beside each ping: what may be given to the sender.
+    Takes {
+        /// Whether leadership may be handed to it: not while it is about to stop, its disk stalls or its storaged is away.
+        leadership: bool,
+        /// Bytes of the largest command that its rings carry.
+        command_bytes: u64,
+    },
 }
 
 /// What the meta group's leader tells all others, so that each of them can show it.

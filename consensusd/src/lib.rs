@@ -23,6 +23,8 @@ pub mod rise;
 pub mod rt;
 pub mod start;
 pub mod succession;
+pub mod takes;
+pub mod tenure;
 pub mod view;
 pub mod wake;
 
@@ -170,6 +172,8 @@ async fn serve(mut inheritance: Inheritance) -> Result<ExitCode, Ended> {
             () = tokio::time::sleep(TICK) => {}
             // Before a stop, while gatewayd still carries what a hand-over has to say.
             _ = hand_over.recv() => {
+                // From here to the stop nobody is to hand leadership to this node either.
+                host.drain();
                 match host.leave() {
                     Ok(to) => {
                         tracing::info!(to, "before a stop: leadership is handed over");

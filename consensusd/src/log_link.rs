@@ -12,7 +12,7 @@ use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{Notify, oneshot};
 
 /// The producing end, shared by all groups of the shard.
@@ -40,7 +40,10 @@ struct Inner {
 
 struct Request {
     message: Vec<u8>,
-    reply: oneshot::Sender<StorageAnswer>,
+    /// `None`: nobody waits.
+    reply: Option<oneshot::Sender<StorageAnswer>>,
+    /// Set when who asks has ended, see [`crate::tenure`].
+    ended: Option<Arc<AtomicBool>>,
 }
 
 /// Whom to tell when an operation is durable.
@@ -170,17 +173,19 @@ impl LogLink {
     ///
     /// Cancellation: the answer is dropped when it comes, and the question is not repeated.
     pub async fn request(&self, body: StorageRequest) -> StorageAnswer {
+        self.request_of(None, body).await
+    }
+
+    /// The same for somebody who may end, and whose questions end with him: [`LogLink::forget_ended`].
+    pub async fn request_of(
+        &self,
+        ended: Option<Arc<AtomicBool>>,
+        body: StorageRequest,
+    ) -> StorageAnswer {
         let (reply, answer) = oneshot::channel();
         let number = {
             let mut inner = self.inner.lock();
-            let number = inner.next_request;
-            inner.next_request += 1;
-            let message = encode(&ToStorage::Request {
-                request: number,
-                body,
-            });
-            inner.requests.insert(number, Request { message, reply });
-            inner.unsent.insert(number);
+            let number = inner.add(body, Some(reply), ended);
             inner.send_requests();
             number
         };
@@ -194,6 +199,28 @@ impl LogLink {
         answer
     }
 
+    /// Leaves a request that nobody waits for to the main loop. Nothing is sent here, so that it may be called while tasks are dropped.
+    pub fn leave(&self, body: StorageRequest) {
+        self.inner.lock().add(body, None, None);
+        self.wake.wake();
+    }
+
+    /// Who has ended gets no answer any more, and what he asked is not sent again.
+    pub fn forget_ended(&self) {
+        let gone = |request: &Request| {
+            let ended = request.ended.as_ref();
+            ended.is_some_and(|ended| ended.load(Ordering::Relaxed))
+        };
+        let mut inner = self.inner.lock();
+        let forgotten: Vec<(u64, Request)> = inner
+            .requests
+            .extract_if(.., |_, request| gone(request))
+            .collect();
+        for (number, _) in &forgotten {
+            inner.unsent.remove(number);
+        }
+    }
+
     /// Takes a message of storaged: what answers a request ends here; anything else is the caller's too.
     pub fn receive(&self, message: FromStorage) -> Option<FromStorage> {
         match message {
@@ -202,9 +229,9 @@ impl LogLink {
                 let waiting = inner.requests.remove(&request);
                 inner.unsent.remove(&request);
                 drop(inner);
-                if let Some(waiting) = waiting {
+                if let Some(reply) = waiting.and_then(|waiting| waiting.reply) {
                     // Who asked may have gone.
-                    let _ = waiting.reply.send(body);
+                    let _ = reply.send(body);
                 }
                 None
             }
@@ -260,6 +287,29 @@ impl LogLink {
 }
 
 impl Inner {
+    /// Notes a request that is due; its number.
+    fn add(
+        &mut self,
+        body: StorageRequest,
+        reply: Option<oneshot::Sender<StorageAnswer>>,
+        ended: Option<Arc<AtomicBool>>,
+    ) -> u64 {
+        let number = self.next_request;
+        self.next_request += 1;
+        let message = encode(&ToStorage::Request {
+            request: number,
+            body,
+        });
+        let request = Request {
+            message,
+            reply,
+            ended,
+        };
+        self.requests.insert(number, request);
+        self.unsent.insert(number);
+        number
+    }
+
     /// Sends what fits of the requests that are due.
     fn send_requests(&mut self) {
         while let Some(number) = self.unsent.first().copied() {

@@ -2,10 +2,13 @@
 
 use mareedb_ipc::wire::peer::{DownReason, PeerHello};
 use mareedb_ipc::wire::{GroupId, NodeId, RandomId};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A node without a message for so long counts as offline: a dead one is shown within 2 s.
 pub const OFFLINE_MS: u64 = 1_500;
+
+/// So many addresses are remembered at most. A cluster has far fewer; but before it is formed anybody may name some.
+pub const PEERS_MAX: usize = 256;
 
 /// A peer by the address at which it is dialled.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub struct Peer {
     stalled_at: Option<u64>,
     /// Whether it last said that its clock is ahead of a majority's.
     clock_ahead: bool,
+    /// Whether it last said that it takes no leadership.
+    declines: bool,
 }
 
 /// All peers.
@@ -33,22 +38,41 @@ pub struct Peers {
 }
 
 impl Peers {
+    /// What is known of `addr`. When there are too many, the one that was silent for the longest is forgotten.
+    fn peer(&mut self, addr: &str) -> &mut Peer {
+        if !self.by_addr.contains_key(addr) && self.by_addr.len() >= PEERS_MAX {
+            let silent = self.by_addr.iter();
+            let silent = silent.min_by_key(|(_, peer)| (peer.up, peer.heard_at));
+            if let Some(silent) = silent.map(|(addr, _)| addr.clone()) {
+                self.by_addr.remove(&silent);
+            }
+        }
+        self.by_addr.entry(addr.to_owned()).or_default()
+    }
+    /// The cluster is formed: nobody else is remembered than its members.
+    pub fn keep(&mut self, members: &BTreeSet<String>) {
+        self.by_addr.retain(|addr, _| members.contains(addr));
+    }
     /// A stream is up.
     pub fn up(&mut self, addr: &str, hello: PeerHello) {
-        let peer = self.by_addr.entry(addr.to_owned()).or_default();
+        let peer = self.peer(addr);
         peer.up = true;
         peer.why = None;
         peer.hello = Some(hello);
     }
     /// A stream is down.
     pub fn down(&mut self, addr: &str, why: DownReason) {
-        let peer = self.by_addr.entry(addr.to_owned()).or_default();
+        let peer = self.peer(addr);
         peer.up = false;
         peer.why = Some(why);
     }
-    /// A frame came in.
+    /// Why the stream to `addr` is down; `None`: it is up, or nothing was told.
+    pub fn why_down(&self, addr: &str) -> Option<DownReason> {
+        self.by_addr.get(addr).and_then(|peer| peer.why)
+    }
+    /// A frame came in: of a member, once there is a cluster.
     pub fn heard(&mut self, addr: &str, hello: &PeerHello, now: u64) {
-        let peer = self.by_addr.entry(addr.to_owned()).or_default();
+        let peer = self.peer(addr);
         peer.heard_at = Some(now);
         if peer.hello.as_ref() != Some(hello) {
             peer.hello = Some(hello.clone());
@@ -56,7 +80,7 @@ impl Peers {
     }
     /// A peer says that its disk stalls.
     pub fn stalls(&mut self, addr: &str, now: u64) {
-        self.by_addr.entry(addr.to_owned()).or_default().stalled_at = Some(now);
+        self.peer(addr).stalled_at = Some(now);
     }
     /// Whether its disk stalls, as far as it has said so lately.
     pub fn stalled(&self, addr: &str, now: u64) -> bool {
@@ -65,7 +89,16 @@ impl Peers {
     }
     /// A peer says whether its clock is ahead of a majority's.
     pub fn set_clock_ahead(&mut self, addr: &str, ahead: bool) {
-        self.by_addr.entry(addr.to_owned()).or_default().clock_ahead = ahead;
+        self.peer(addr).clock_ahead = ahead;
+    }
+    /// A peer says whether it takes leadership.
+    pub fn set_declines(&mut self, addr: &str, declines: bool) {
+        self.peer(addr).declines = declines;
+    }
+    /// Whether leadership that is handed to it is taken at once, as far as is known. Its clock is another question.
+    pub fn takes_leadership(&self, addr: &str, now: u64) -> bool {
+        let declines = self.by_addr.get(addr).is_some_and(|peer| peer.declines);
+        self.online(addr, now) && !self.stalled(addr, now) && !declines
     }
     /// Whether its clock is ahead of a majority's, as far as it has said so.
     pub fn clock_ahead(&self, addr: &str) -> bool {
@@ -73,7 +106,7 @@ impl Peers {
     }
     /// Whether leadership may be handed to it.
     pub fn fit_to_lead(&self, addr: &str, now: u64) -> bool {
-        self.online(addr, now) && !self.stalled(addr, now) && !self.clock_ahead(addr)
+        self.takes_leadership(addr, now) && !self.clock_ahead(addr)
     }
     /// A leader's report came in; an older term's is ignored.
     pub fn reported(&mut self, term: u64, lags: Vec<(NodeId, u64)>, now: u64) {
@@ -194,6 +227,30 @@ mod tests {
         assert!(peers.stalled("a", 1_300) && !peers.fit_to_lead("a", 1_300));
         assert!(!peers.stalled("a", 1_000 + OFFLINE_MS / 2));
         assert!(!peers.fit_to_lead("b", 1_000), "it was never heard of");
+    }
+
+    #[test]
+    fn who_declines_is_not_handed_leadership() {
+        let mut peers = Peers::default();
+        peers.by_addr.entry("a".into()).or_default().heard_at = Some(1_000);
+        assert!(peers.takes_leadership("a", 1_000));
+        peers.set_declines("a", true);
+        assert!(!peers.takes_leadership("a", 1_000) && !peers.fit_to_lead("a", 1_000));
+        peers.set_declines("a", false);
+        assert!(peers.takes_leadership("a", 1_000));
+    }
+
+    #[test]
+    fn addresses_that_anybody_names_do_not_fill_the_memory() {
+        let mut peers = Peers::default();
+        peers.by_addr.entry("member".into()).or_default().heard_at = Some(u64::MAX);
+        for number in 0..3 * PEERS_MAX {
+            peers.down(&format!("stranger {number}"), DownReason::Unreachable);
+        }
+        assert_eq!(peers.by_addr.len(), PEERS_MAX);
+        assert!(peers.get("member").is_some(), "it was heard of");
+        peers.keep(&BTreeSet::from(["member".to_owned()]));
+        assert_eq!(peers.by_addr.len(), 1);
     }
 
     #[test]

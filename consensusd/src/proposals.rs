@@ -7,6 +7,7 @@
 
 use crate::client::{Call, Client};
 use crate::clock::Clock;
+use crate::exchange::Exchange;
 use crate::log_link::LogLink;
 use crate::raft::{C, Payload, Raft, leader_node};
 use crate::rise::Rise;
@@ -27,8 +28,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What an entry adds to its command in the log ring, at most.
-const ENTRY_EXTRA_BYTES: usize = 256;
 /// How often a leader's first word is tried before what waits for it is answered.
 const FIRST_WORD_TRIES: u32 = 10;
 /// Between two tries.
@@ -43,6 +42,7 @@ pub struct Proposals(Arc<Shared>);
 struct Shared {
     raft: Raft,
     link: Arc<LogLink>,
+    exchange: Arc<Exchange>,
     client: Arc<Client>,
     clock: Arc<dyn Clock>,
     word: Word,
@@ -82,6 +82,7 @@ impl Proposals {
     pub fn new(
         raft: Raft,
         link: Arc<LogLink>,
+        exchange: Arc<Exchange>,
         client: Arc<Client>,
         clock: Arc<dyn Clock>,
         word: Word,
@@ -91,6 +92,7 @@ impl Proposals {
         Proposals(Arc::new(Shared {
             raft,
             link,
+            exchange,
             client,
             clock,
             word,
@@ -106,16 +108,12 @@ impl Proposals {
     pub fn add(&self, proposals: Vec<(Call, Bytes)>) {
         let me = &self.0;
         let mut refused = Vec::new();
-        let largest = me.link.message_max().saturating_sub(ENTRY_EXTRA_BYTES);
+        let largest = me.exchange.takes().largest();
         let mut queue = me.queue.lock();
         for (call, command) in proposals {
             let units = units(&command);
-            if command.len() > largest {
-                let why = format!(
-                    "the command has {} bytes, the log ring carries {largest}",
-                    command.len()
-                );
-                me.client.proposed(call, Err(ConsensusError::Refused(why)));
+            if let Some(why) = largest.refuses(command.len()) {
+                me.client.proposed(call, Err(ConsensusError::TooLarge(why)));
             } else if queue.units > 0 && queue.units + units > me.units_max {
                 refused.push(call);
             } else {
@@ -312,9 +310,17 @@ async fn settle(
                 refused @ (ClientWriteError::ChangeMembershipError(_)
                 | ClientWriteError::PreconditionFailed(_)),
             )) => Err(ConsensusError::Refused(refused.to_string())),
-            // This node was to propose it a moment ago, so that the entry may be in the log; or it was, and another leader's
-            // log decides what became of it.
-            Ok(Err(_)) | Err(_) => Err(ConsensusError::Uncertain),
+            // ONCE-1: nothing of it is in the log. openraft 0.10.0-alpha.37 says this of a client's write only where it looks whether
+            // it leads, may write and keeps leadership, before it appends anything of the whole batch (`write_entries` and the check
+            // of `expected_leader`, in raft_core.rs). At an upgrade every place that makes a `ForwardToLeader` is to be looked at.
+            Ok(Err(ClientWriteError::ForwardToLeader(elsewhere))) => {
+                let leader = elsewhere.leader_node.map(|place| place.node);
+                Err(ConsensusError::NotLeader { leader })
+            }
+            // It was appended, and another leader's log decides what became of it.
+            Ok(Err(ClientWriteError::LogEntryDiscarded(_))) | Err(_) => {
+                Err(ConsensusError::Uncertain)
+            }
         };
         client.proposed(call, result);
     }
@@ -326,6 +332,7 @@ async fn settle(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::Place;
     use crate::wake::Wake;
     use mareedb_ipc::testing::NodeInProcess;
     use mareedb_ipc::wire::gateway::FromConsensus;
@@ -341,22 +348,37 @@ mod tests {
         let outbox = Outbox::before(&sender, Arc::new(Wake::default()));
         let client = Client::new(outbox.clone());
         let elsewhere = ForwardToLeader::<C>::empty();
+        let place = Place {
+            node: NodeId(7),
+            ..Place::default()
+        };
+        let there = ForwardToLeader::<C>::new(3, place);
         let results = [
-            Ok(Err(ClientWriteError::LogEntryDiscarded(elsewhere.clone()))),
-            Ok(Err(ClientWriteError::ForwardToLeader(elsewhere))),
+            Ok(Err(ClientWriteError::ForwardToLeader(there))),
+            Ok(Err(ClientWriteError::ForwardToLeader(elsewhere.clone()))),
+            Ok(Err(ClientWriteError::LogEntryDiscarded(elsewhere))),
             Err(Fatal::Stopped),
         ];
-        let calls = (0..4).map(|number| client.call(number)).collect();
+        let calls = (0..5).map(|number| client.call(number)).collect();
         settle(&client, calls, futures::stream::iter(results).boxed()).await;
         outbox.flush(&mut sender).unwrap();
         let mut gateway = node.attach(Role::Gateway);
         let mut receiver = gateway.receiver(Role::Consensus, Lane::Client);
-        for number in 0..4 {
+        let expected = [
+            ConsensusError::NotLeader {
+                leader: Some(NodeId(7)),
+            },
+            ConsensusError::NotLeader { leader: None },
+            ConsensusError::Uncertain,
+            ConsensusError::Uncertain,
+            ConsensusError::Uncertain,
+        ];
+        for (call, error) in (0..).zip(expected) {
             let (told, end) = receiver.try_recv::<FromConsensus>().unwrap().unwrap();
             receiver.release(end);
             let expected = FromConsensus::Proposed {
-                call: number,
-                result: Err(ConsensusError::Uncertain),
+                call,
+                result: Err(error),
             };
             assert_eq!(told, expected);
         }

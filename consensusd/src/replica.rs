@@ -13,6 +13,8 @@ use crate::raft::{C, Raft, leader_node, position};
 use crate::reads::{Reads, Restored};
 use crate::rise::Rise;
 use crate::rt;
+use crate::succession::Succession;
+use crate::tenure::Tenure;
 use crate::view::metrics;
 use bytes::Bytes;
 use mareedb_ipc::wire::command::{Cause, Rules};
@@ -35,11 +37,13 @@ struct Shared {
     raft: Raft,
     log: LogStore,
     link: Arc<LogLink>,
+    tenure: Tenure,
     exchange: Arc<Exchange>,
     proposals: Proposals,
     reads: Reads,
     streams: Mutex<BTreeMap<ReplicaId, Incoming>>,
     rise: Arc<Rise>,
+    succession: Succession,
     stands: Mutex<Stands>,
     /// When an append of the leader last came.
     heard: Mutex<Instant>,
@@ -72,6 +76,8 @@ pub struct Parts {
     pub applied: Option<LogPosition>,
     /// The log lane.
     pub link: Arc<LogLink>,
+    /// What this incarnation of the group asks of storaged.
+    pub tenure: Tenure,
     /// Questions to peers.
     pub exchange: Arc<Exchange>,
     /// Answers to the gateway.
@@ -92,6 +98,7 @@ impl Replica {
             proposals: Proposals::new(
                 parts.raft.clone(),
                 parts.link.clone(),
+                parts.exchange.clone(),
                 parts.client.clone(),
                 parts.clock,
                 Word {
@@ -105,9 +112,11 @@ impl Replica {
             raft: parts.raft,
             log: parts.log,
             link: parts.link,
+            tenure: parts.tenure,
             exchange: parts.exchange,
             streams: Mutex::default(),
             rise,
+            succession: Succession::default(),
             stands: Mutex::new(Stands::Yes),
             heard: Mutex::new(rt::now()),
             applied: parts.applied,
@@ -188,6 +197,11 @@ impl Replica {
         &self.0.rise
     }
 
+    /// The search for a successor of a leader whose node is gone.
+    pub(crate) fn succession(&self) -> &Succession {
+        &self.0.succession
+    }
+
     /// Asks for a read index, which is answered on the client lane.
     pub fn read_index(&self, call: Call) {
         self.0.reads.add(call);
@@ -195,13 +209,15 @@ impl Replica {
 
     /// The group has ended or is to end: whoever waits is told, and nothing more reaches its log.
     ///
-    /// Afterwards nothing of this incarnation of the replica writes to the log lane.
+    /// Afterwards nothing of this incarnation of the replica writes to the log lane: openraft's core, which appends, is waited for;
+    /// its state machine's task lives on, but all that it and the peers' snapshots ask of storaged ends here (see [`Tenure`]).
     pub async fn end(&self) {
         self.0.streams.lock().clear();
         self.0.proposals.end();
         if let Err(error) = self.0.raft.shutdown().await {
             tracing::warn!(%error, "the group's task");
         }
+        self.0.tenure.end();
     }
 
     /// A question of a peer, which runs on `node`. Answers go to `addr`, on the stream that this node has dialled.
@@ -371,7 +387,7 @@ impl Replica {
     }
 
     async fn storage(&self, request: StorageRequest) -> Result<(), String> {
-        match self.0.link.request(request).await {
+        match self.0.tenure.request(request).await {
             StorageAnswer::Done => Ok(()),
             StorageAnswer::Failed { message } => Err(message),
             other => Err(format!("storaged answered something else: {other:?}")),

@@ -10,6 +10,7 @@ use crate::raft::network::Factory;
 use crate::raft::state_machine::StateMachine;
 use crate::raft::{Place, Raft};
 use crate::reads::Restored;
+use crate::tenure::Tenure;
 use mareedb_config::Config;
 use mareedb_ipc::wire::storage::{KeyRange, ReplicaState, SnapshotMeta, ToStorage};
 use mareedb_ipc::wire::{GroupId, LogPosition, NodeId, RandomId};
@@ -63,6 +64,8 @@ pub struct Started {
     pub applied: Option<LogPosition>,
     /// The log lane.
     pub link: Arc<LogLink>,
+    /// What this incarnation asks of storaged.
+    pub tenure: Tenure,
     /// Questions to peers.
     pub exchange: Arc<Exchange>,
 }
@@ -124,8 +127,10 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
     let restored = restored(&state, clean);
     let cache = usize::try_from(start.config.storage.log_cache_bytes / 2).unwrap_or(usize::MAX);
     let peer = usize::try_from(start.config.ipc.peer_ring_bytes / 4).unwrap_or(usize::MAX);
-    let log = LogStore::recovered(start.link.clone(), &state, cache, peer);
-    let machine = StateMachine::recovered(start.link.clone(), start.group, state.applied.clone());
+    let log = LogStore::recovered(start.link.clone(), &state, cache, peer)
+        .within_peers(start.exchange.clone());
+    let tenure = Tenure::new(start.link.clone());
+    let machine = StateMachine::recovered(tenure.clone(), start.group, state.applied.clone());
     let election_max = start.config.cluster.election_timeout_max_ms;
     let config = openraft::Config {
         cluster_name: start.formed.cluster.to_string(),
@@ -192,6 +197,7 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
         restored,
         applied: state.applied.last_applied,
         link: start.link,
+        tenure,
         exchange: start.exchange,
     })
 }

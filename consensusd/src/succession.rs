@@ -11,6 +11,7 @@
 
 use crate::exchange::Way;
 use crate::frames::{Answer, Ask, Route};
+use crate::peers::PEERS_MAX;
 use crate::raft::C;
 use crate::replica::{Replica, Stands};
 use crate::rt;
@@ -22,6 +23,8 @@ use openraft::alias::LogIdOf;
 use parking_lot::Mutex;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a poll waits for a voter.
@@ -41,9 +44,17 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// A connection to the node at `addr` was refused.
+    /// A connection to the node at `addr` was refused. Told again and again: frames that the node had sent before it died may come
+    /// later than the first refusal, and take it back.
     pub fn refused(&self, addr: &str) {
-        self.refused.lock().insert(addr.to_owned());
+        let mut refused = self.refused.lock();
+        if refused.len() < PEERS_MAX {
+            refused.insert(addr.to_owned());
+        }
+    }
+    /// Only of the members anything is remembered.
+    pub fn keep(&self, members: &BTreeSet<String>) {
+        self.refused.lock().retain(|addr| members.contains(addr));
     }
     /// The node at `addr` was heard of.
     pub fn heard(&self, addr: &str) {
@@ -62,6 +73,26 @@ impl Evidence {
             .lock()
             .get(&group)
             .is_some_and(|until| rt::now() < *until)
+    }
+}
+
+/// Lets one search for a successor run at a time: refusals are told again and again.
+#[derive(Default)]
+pub(crate) struct Succession(Arc<AtomicBool>);
+
+/// The search that runs.
+pub(crate) struct Searching(Arc<AtomicBool>);
+
+impl Succession {
+    /// `None`: one runs.
+    fn begin(&self) -> Option<Searching> {
+        let idle = !self.0.swap(true, Ordering::Relaxed);
+        idle.then(|| Searching(self.0.clone()))
+    }
+}
+impl Drop for Searching {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }
 
@@ -97,8 +128,14 @@ impl Replica {
             .and_then(|leader| Some((leader, metrics.membership_config.get_node(&leader)?)))
             .filter(|(_, place)| place.addr == addr);
         let Some((leader, _)) = leads else { return };
+        let Some(only) = self.succession().begin() else {
+            return;
+        };
         let (replica, term) = (self.clone(), metrics.current_term);
-        rt::spawn(async move { replica.succeed(ReplicaId(leader), term).await });
+        rt::spawn(async move {
+            replica.succeed(ReplicaId(leader), term).await;
+            drop(only);
+        });
     }
 
     async fn succeed(&self, leader: ReplicaId, term: u64) {
@@ -183,6 +220,19 @@ mod tests {
         assert!(evidence.is_gone("a") && !evidence.is_gone("b"));
         evidence.heard("a");
         assert!(!evidence.is_gone("a"));
+        evidence.refused("a");
+        assert!(evidence.is_gone("a"), "the word was a late one");
+        evidence.keep(&BTreeSet::from(["b".to_owned()]));
+        assert!(!evidence.is_gone("a"), "it is no member");
+    }
+
+    #[test]
+    fn one_search_for_a_successor_runs_at_a_time() {
+        let succession = Succession::default();
+        let first = succession.begin();
+        assert!(first.is_some() && succession.begin().is_none());
+        drop(first);
+        assert!(succession.begin().is_some());
     }
 
     #[test]

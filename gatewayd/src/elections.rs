@@ -8,17 +8,19 @@ use mareedb_ipc::wire::command::{Cause, Election};
 use mareedb_ipc::wire::read::Query;
 use mareedb_ipc::wire::view::ClusterView;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Elections that are told at most.
 const TOLD_MAX: usize = 1_000;
-/// How long a reader may take.
+/// How long a reader may take, whatever time the request has.
 const WITHIN: Duration = Duration::from_secs(2);
 
 /// The last elections of all groups as this node knows them, newest first.
 ///
 /// # Errors
 /// `NOT_READY`: the cluster is forming, or the node's replicas are starting.
-pub async fn elections(core: &Core) -> Result<v1::ElectionsResponse, ApiError> {
+pub async fn elections(core: &Core, deadline: Instant) -> Result<v1::ElectionsResponse, ApiError> {
+    let deadline = deadline.min(Instant::now() + WITHIN);
     let not_ready = |why: String| ApiError::new(ErrorCode::NotReady, why);
     let Some(view) = core.view() else {
         return Err(not_ready(
@@ -31,9 +33,8 @@ pub async fn elections(core: &Core) -> Result<v1::ElectionsResponse, ApiError> {
     let mut items = Vec::new();
     for group in &view.groups {
         let answer = core
-            .read_local(group.id, Query::Elections, WITHIN)
-            .await
-            .map_err(|error| not_ready(error.to_string()))?;
+            .read_local(group.id, Query::Elections, deadline)
+            .await?;
         items.extend(
             answer
                 .elections

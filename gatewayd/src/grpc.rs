@@ -3,20 +3,21 @@
 use crate::core::Core;
 use crate::elections;
 use crate::status::{self, Boards};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use http::HeaderMap;
 use mareedb_api::v1::cluster_server::{Cluster, ClusterServer};
 use mareedb_api::v1::kv_server::{Kv, KvServer};
 use mareedb_api::v1::node_server::{Node, NodeServer};
-use mareedb_api::{ApiError, v1};
+use mareedb_api::{ApiError, ErrorCode, v1};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::{Routes, RoutesBuilder};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
-/// Pages of a range that wait for a slow client.
-const PAGES_WAITING: usize = 2;
+/// How the paths of our services begin.
+pub const PATHS: &str = "/mareedb.v1.";
 
 /// All services.
 #[derive(Clone)]
@@ -31,9 +32,7 @@ pub fn routes(core: &Arc<Core>, boards: &Arc<Boards>) -> Routes {
         core: core.clone(),
         boards: boards.clone(),
     };
-    let limit = usize::try_from(core.config.limits.request_bytes_max)
-        .unwrap_or(usize::MAX)
-        .saturating_add(64 << 10);
+    let limit = core.body_bytes_max();
     let (reporter, health) = tonic_health::server::health_reporter();
     let core = core.clone();
     tokio::spawn(async move {
@@ -89,6 +88,53 @@ impl Services {
     }
 }
 
+/// A range, and how many items it may still have.
+type Rest = (v1::RangeRequest, u64);
+
+impl Services {
+    /// One page of a range, and what is left of it.
+    async fn next_page(
+        &self,
+        mut request: v1::RangeRequest,
+        left: u64,
+    ) -> Result<(v1::RangeResponse, Option<Rest>), Status> {
+        let limit = self.core.page_items(left);
+        let page = self.core.page(&request, limit);
+        let page = self.counted("range", page).await?.into_inner();
+        let left = left.saturating_sub(page.items.len() as u64);
+        let rest = page.next.filter(|_| left > 0).map(|next| {
+            crate::kv::go_on(&mut request, page.revision, next);
+            (request, left)
+        });
+        let response = v1::RangeResponse {
+            items: page.items,
+            revision: page.revision,
+        };
+        Ok((response, rest))
+    }
+}
+
+/// The error in our words, if the headers of an answer have one that was made before a request came to us: of a message that is too large,
+/// that is none, or for what there is not.
+pub(crate) fn unexplained(core: &Core, headers: &HeaderMap) -> Option<ApiError> {
+    if headers.contains_key("grpc-status-details-bin") {
+        return None;
+    }
+    let status = Status::from_header_map(headers)?;
+    match status.code() {
+        Code::OutOfRange => Some(core.too_large("message")),
+        Code::Unimplemented => Some(ApiError::new(
+            ErrorCode::Unsupported,
+            match status.message() {
+                "" => "there is no such call",
+                why => why,
+            },
+        )),
+        Code::Internal => Some(ApiError::new(ErrorCode::BadRequest, status.message())),
+        _ => None,
+    }
+}
+
 #[tonic::async_trait]
 impl Kv for Services {
     async fn put(
@@ -115,54 +161,30 @@ impl Kv for Services {
             .await
     }
 
-    type RangeStream = ReceiverStream<Result<v1::RangeResponse, Status>>;
+    type RangeStream = BoxStream<'static, Result<v1::RangeResponse, Status>>;
 
+    /// A page is read when the client has room for it: one that does not read on holds no pages, and no place among the requests.
     async fn range(
         &self,
         request: Request<v1::RangeRequest>,
     ) -> Result<Response<Self::RangeStream>, Status> {
-        let (pages, stream) = mpsc::channel(PAGES_WAITING);
-        let mut request = request.into_inner();
+        let request = request.into_inner();
+        let left = match request.limit {
+            0 => u64::MAX,
+            limit => limit,
+        };
         let services = self.clone();
-        tokio::spawn(async move {
-            let mut left = if request.limit == 0 {
-                u64::MAX
-            } else {
-                request.limit
-            };
-            loop {
-                let limit = services.core.page_items(left);
-                let page = services
-                    .counted("range", services.core.page(&request, limit))
-                    .await;
-                let page = match page {
-                    Ok(page) => page.into_inner(),
-                    Err(status) => {
-                        let _ = pages.send(Err(status)).await;
-                        return;
-                    }
-                };
-                left = left.saturating_sub(page.items.len() as u64);
-                let response = v1::RangeResponse {
-                    items: page.items,
-                    revision: page.revision,
-                };
-                // A client that went away ends the scan.
-                if pages.send(Ok(response)).await.is_err() {
-                    return;
-                }
-                let Some(next) = page.next.filter(|_| left > 0) else {
-                    return;
-                };
-                if let Some(prefix) = request.prefix.take() {
-                    request.end = crate::kv::after_prefix(&prefix);
-                }
-                request.start = next;
-                // All pages show one moment.
-                request.revision = page.revision;
+        let pages = stream::unfold(Some((request, left)), move |state| {
+            let services = services.clone();
+            async move {
+                let (request, left) = state?;
+                Some(match services.next_page(request, left).await {
+                    Ok((page, rest)) => (Ok(page), rest),
+                    Err(status) => (Err(status), None),
+                })
             }
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(Response::new(pages.boxed()))
     }
 
     async fn txn(
@@ -200,8 +222,11 @@ impl Cluster for Services {
         &self,
         _request: Request<v1::ElectionsRequest>,
     ) -> Result<Response<v1::ElectionsResponse>, Status> {
-        self.counted("elections", elections::elections(&self.core))
-            .await
+        let answer = async {
+            let deadline = self.core.deadline(0)?;
+            elections::elections(&self.core, deadline).await
+        };
+        self.counted("elections", answer).await
     }
 }
 

@@ -10,9 +10,15 @@ use mareedb_ipc::wire::command::{
 };
 use mareedb_ipc::wire::read::Query;
 use mareedb_ipc::wire::{Revision, encode};
-use std::collections::BTreeSet;
+use std::fmt::Arguments;
 use std::time::Duration;
 use tokio::time::Instant;
+
+mod range;
+mod txn;
+
+pub(crate) use range::go_on;
+use range::{after, bounds};
 
 fn bad(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::BadRequest, message)
@@ -46,34 +52,27 @@ impl Core {
         Ok(Instant::now() + Duration::from_millis(ms))
     }
 
-    fn check_key(&self, key: &[u8]) -> Result<(), ApiError> {
-        let max = self.config.limits.key_bytes_max;
+    /// `at` says which of a request's keys it is.
+    fn check_key(&self, at: Arguments<'_>, key: &[u8]) -> Result<(), ApiError> {
         if key.is_empty() {
-            return Err(bad("the key is empty"));
+            return Err(bad(format!("{at} is empty")));
         }
-        if key.len() as u64 > max {
-            return Err(ApiError::new(
-                ErrorCode::KeyTooLarge,
-                format!("the key has {} bytes, at most {max}", key.len()),
-            ));
-        }
-        Ok(())
+        check_length(at, key, self.config.limits.key_bytes_max)
     }
 
-    fn check_bound(&self, key: &[u8]) -> Result<(), ApiError> {
-        if key.is_empty() {
-            Ok(())
-        } else {
-            self.check_key(key)
-        }
+    /// Bounds of a range. The first key after the longest one is a byte longer than any key.
+    fn check_bounds(&self, at: Arguments<'_>, start: &[u8], end: &[u8]) -> Result<(), ApiError> {
+        let max = self.config.limits.key_bytes_max + 1;
+        check_length(format_args!("the start of {at}"), start, max)?;
+        check_length(format_args!("the end of {at}"), end, max)
     }
 
-    fn check_value(&self, value: &[u8]) -> Result<(), ApiError> {
+    fn check_value(&self, at: Arguments<'_>, value: &[u8]) -> Result<(), ApiError> {
         let max = self.config.limits.value_bytes_max;
         if value.len() as u64 > max {
             return Err(ApiError::new(
                 ErrorCode::ValueTooLarge,
-                format!("the value has {} bytes, at most {max}", value.len()),
+                format!("{at} has {} bytes, at most {max}", value.len()),
             ));
         }
         Ok(())
@@ -107,14 +106,15 @@ impl Core {
     /// # Errors
     /// As the contract says.
     pub async fn put(&self, request: v1::PutRequest) -> Result<v1::PutResponse, ApiError> {
-        self.check_key(&request.key)?;
-        self.check_value(&request.value)?;
+        self.check_key(format_args!("the key"), &request.key)?;
+        self.check_value(format_args!("the value"), &request.value)?;
         if request.if_absent && request.if_mod_revision.is_some() {
             return Err(bad(
                 "a key cannot be absent and have a revision: give one condition",
             ));
         }
         let compare = condition(&request.key, request.if_absent, request.if_mod_revision);
+        let key = request.key.clone();
         let txn = Txn {
             compare,
             success: vec![Op::Put {
@@ -126,7 +126,9 @@ impl Core {
         let done = self
             .transact(txn, &request.idempotency_key, request.timeout_ms)
             .await?;
-        succeeded(&done)?;
+        if !done.succeeded {
+            return Err(unmet(&key, request.if_mod_revision));
+        }
         Ok(v1::PutResponse {
             revision: done.revision.0,
         })
@@ -137,8 +139,9 @@ impl Core {
     /// # Errors
     /// As the contract says.
     pub async fn delete(&self, request: v1::DeleteRequest) -> Result<v1::DeleteResponse, ApiError> {
-        self.check_key(&request.key)?;
+        self.check_key(format_args!("the key"), &request.key)?;
         let compare = condition(&request.key, false, request.if_mod_revision);
+        let key = request.key.clone();
         let txn = Txn {
             compare,
             success: vec![Op::Delete { key: request.key }],
@@ -147,7 +150,9 @@ impl Core {
         let done = self
             .transact(txn, &request.idempotency_key, request.timeout_ms)
             .await?;
-        succeeded(&done)?;
+        if !done.succeeded {
+            return Err(unmet(&key, request.if_mod_revision));
+        }
         let deleted = matches!(
             done.results.first(),
             Some(OpResult::Delete { deleted: true })
@@ -163,7 +168,7 @@ impl Core {
     /// # Errors
     /// As the contract says; an absent key is no error here.
     pub async fn get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, ApiError> {
-        self.check_key(&request.key)?;
+        self.check_key(format_args!("the key"), &request.key)?;
         let deadline = self.deadline(request.timeout_ms)?;
         let stale = is_stale(request.consistency)?;
         let place = self.admit(if stale { Kind::Other } else { Kind::Get })?;
@@ -183,8 +188,9 @@ impl Core {
     /// # Errors
     /// As the contract says.
     pub async fn page(&self, request: &v1::RangeRequest, limit: u32) -> Result<Page, ApiError> {
-        let (start, end) = bounds(&request.start, &request.end, request.prefix.as_ref())?;
-        self.check_bound(&start)?;
+        let at = format_args!("the range");
+        let (start, end) = bounds(at, &request.start, &request.end, request.prefix.as_ref())?;
+        self.check_bounds(at, &start, &end)?;
         let deadline = self.deadline(request.timeout_ms)?;
         let _place = self.admit(Kind::Other)?;
         let max_bytes = self.config.limits.page_bytes_max;
@@ -216,130 +222,6 @@ impl Core {
         let items = if limit == 0 { max } else { limit.min(max) };
         u32::try_from(items).unwrap_or(u32::MAX)
     }
-
-    /// Txn.
-    ///
-    /// # Errors
-    /// As the contract says.
-    pub async fn txn(&self, request: v1::TxnRequest) -> Result<v1::TxnResponse, ApiError> {
-        let limits = &self.config.limits;
-        let operations = request
-            .compare
-            .len()
-            .max(request.success.len())
-            .max(request.failure.len());
-        if operations as u64 > limits.txn_operations_max {
-            return Err(bad(format!(
-                "the transaction has {operations} operations, at most {}",
-                limits.txn_operations_max
-            )));
-        }
-        let txn = Txn {
-            compare: request
-                .compare
-                .into_iter()
-                .map(|compare| self.compare(compare))
-                .collect::<Result<_, _>>()?,
-            success: self.operations(request.success)?,
-            failure: self.operations(request.failure)?,
-        };
-        if txn.compare.is_empty() && txn.success.is_empty() && txn.failure.is_empty() {
-            return Err(bad("the transaction is empty"));
-        }
-        let done = self
-            .transact(txn, &request.idempotency_key, request.timeout_ms)
-            .await?;
-        Ok(v1::TxnResponse {
-            succeeded: done.succeeded,
-            revision: done.revision.0,
-            results: done.results.into_iter().map(to_result).collect(),
-        })
-    }
-
-    fn compare(&self, compare: v1::Compare) -> Result<Compare, ApiError> {
-        use v1::compare::{Operator, Target};
-        self.check_key(&compare.key)?;
-        let op = match Operator::try_from(compare.op) {
-            Ok(Operator::Equal) => CompareOp::Equal,
-            Ok(Operator::NotEqual) => CompareOp::NotEqual,
-            Ok(Operator::Less) => CompareOp::Less,
-            Ok(Operator::Greater) => CompareOp::Greater,
-            Err(_) => return Err(bad(format!("comparison operator {}", compare.op))),
-        };
-        let target = match compare.target {
-            Some(Target::Value(value)) => {
-                self.check_value(&value)?;
-                CompareTarget::Value(value)
-            }
-            Some(Target::Version(version)) => CompareTarget::Version(version),
-            Some(Target::CreateRevision(revision)) => CompareTarget::CreateRevision(revision),
-            Some(Target::ModRevision(revision)) => CompareTarget::ModRevision(revision),
-            None => return Err(bad("a comparison without a target")),
-        };
-        Ok(Compare {
-            key: compare.key,
-            target,
-            op,
-        })
-    }
-
-    fn operations(&self, operations: Vec<v1::Op>) -> Result<Vec<Op>, ApiError> {
-        use v1::op;
-        let mut written = BTreeSet::new();
-        let mut out = Vec::with_capacity(operations.len());
-        for operation in operations {
-            let op = match operation.op {
-                Some(op::Op::Put(put)) => {
-                    self.check_key(&put.key)?;
-                    self.check_value(&put.value)?;
-                    Op::Put {
-                        key: put.key,
-                        value: put.value,
-                    }
-                }
-                Some(op::Op::Get(get)) => {
-                    self.check_key(&get.key)?;
-                    Op::Get { key: get.key }
-                }
-                Some(op::Op::Delete(delete)) => {
-                    self.check_key(&delete.key)?;
-                    Op::Delete { key: delete.key }
-                }
-                Some(op::Op::Range(range)) => {
-                    let (start, end) = bounds(&range.start, &range.end, range.prefix.as_ref())?;
-                    self.check_bound(&start)?;
-                    Op::Range {
-                        start,
-                        end,
-                        limit: self.page_items(range.limit),
-                    }
-                }
-                None => return Err(bad("an operation of no kind")),
-            };
-            if let Op::Put { key, .. } | Op::Delete { key } = &op
-                && !written.insert(key.clone())
-            {
-                return Err(bad("a key is written twice in one transaction"));
-            }
-            out.push(op);
-        }
-        let bytes: usize = out
-            .iter()
-            .map(|op| match op {
-                Op::Put { key, value } => key.len() + value.len(),
-                Op::Get { key } | Op::Delete { key } => key.len(),
-                Op::Range { start, end, .. } => start.len() + end.len(),
-            })
-            .sum();
-        let max = self.config.limits.request_bytes_max;
-        if bytes as u64 > max {
-            return Err(ApiError::new(
-                ErrorCode::ValueTooLarge,
-                format!("the request has {bytes} bytes of keys and values, at most {max}"),
-            ));
-        }
-        Ok(out)
-    }
 }
 
 fn condition(key: &Bytes, if_absent: bool, if_mod_revision: Option<u64>) -> Vec<Compare> {
@@ -355,15 +237,39 @@ fn condition(key: &Bytes, if_absent: bool, if_mod_revision: Option<u64>) -> Vec<
     }]
 }
 
-fn succeeded(done: &TxnResult) -> Result<(), ApiError> {
-    if done.succeeded {
-        Ok(())
-    } else {
-        Err(ApiError::new(
-            ErrorCode::PreconditionFailed,
-            "the key is not as the request's condition says",
-        ))
+/// What is said when a condition on a key does not hold.
+fn unmet(key: &[u8], if_mod_revision: Option<u64>) -> ApiError {
+    let key = shown(key);
+    let what = match if_mod_revision {
+        Some(revision) => format!("the mod_revision of {key} is not {revision}"),
+        None => format!("{key} is not absent"),
+    };
+    ApiError::new(ErrorCode::PreconditionFailed, what)
+}
+
+/// A key in a message.
+pub(crate) fn shown(key: &[u8]) -> String {
+    const BYTES_MAX: usize = 100;
+    match key.get(..BYTES_MAX) {
+        Some(begin) if key.len() > BYTES_MAX => {
+            format!(
+                "the key '{}'... of {} bytes",
+                begin.escape_ascii(),
+                key.len()
+            )
+        }
+        _ => format!("the key '{}'", key.escape_ascii()),
     }
+}
+
+fn check_length(at: Arguments<'_>, key: &[u8], max: u64) -> Result<(), ApiError> {
+    if key.len() as u64 <= max {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorCode::KeyTooLarge,
+        format!("{at} has {} bytes, at most {max}", key.len()),
+    ))
 }
 
 fn past(revision: u64) -> Option<Revision> {
@@ -376,36 +282,6 @@ fn is_stale(consistency: i32) -> Result<bool, ApiError> {
         Ok(Consistency::Stale) => Ok(true),
         Err(_) => Err(bad(format!("consistency {consistency}"))),
     }
-}
-
-/// Start and end of a range; an empty end is the end of the key space.
-fn bounds(start: &Bytes, end: &Bytes, prefix: Option<&Bytes>) -> Result<(Bytes, Bytes), ApiError> {
-    match prefix {
-        None => Ok((start.clone(), end.clone())),
-        Some(_) if !start.is_empty() || !end.is_empty() => {
-            Err(bad("a range has a prefix, or start and end, not both"))
-        }
-        Some(prefix) => Ok((prefix.clone(), after_prefix(prefix))),
-    }
-}
-
-/// First key after every key with this prefix; empty: there is none.
-pub(crate) fn after_prefix(prefix: &[u8]) -> Bytes {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < 0xff {
-            end.push(last + 1);
-            break;
-        }
-    }
-    end.into()
-}
-
-/// The next key.
-fn after(key: &[u8]) -> Bytes {
-    let mut next = key.to_vec();
-    next.push(0);
-    next.into()
 }
 
 fn to_item(item: Item) -> v1::Item {
@@ -433,5 +309,21 @@ fn to_result(result: OpResult) -> v1::OpResult {
     };
     v1::OpResult {
         result: Some(result),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_shown_as_text_and_cut() {
+        assert_eq!(shown(b"a\n\xff"), r"the key 'a\n\xff'");
+        let long = shown(&[b'k'; 4096]);
+        assert!(
+            long.len() < 150 && long.ends_with("of 4096 bytes"),
+            "{long}"
+        );
+        assert_eq!(shown(&[b'k'; 100]).len(), "the key ''".len() + 100);
     }
 }

@@ -6,16 +6,19 @@ use bytes::Bytes;
 use mareedb_ipc::wire::command::Outcome;
 use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError, FromConsensus, ToConsensus};
 use mareedb_ipc::wire::peer::{PeerIn, PeerOut};
-use mareedb_ipc::wire::read::{ReadCall, ReadError, ReadReply, ReadRequest, ReadResponse};
+use mareedb_ipc::wire::read::{
+    ReadCall, ReadError, ReadReply, ReadRequest, ReadResponse, SentReadCall,
+};
 use mareedb_ipc::wire::view::ClusterView;
-use mareedb_ipc::wire::{GroupId, RandomId, decode, encode};
-use mareedb_ipc::{Outbox, Receiver, RingError, Sender};
+use mareedb_ipc::wire::{GroupId, RandomId, decode};
+use mareedb_ipc::{Outbox, Receiver, Refusal, RingError, Sender};
 use parking_lot::Mutex;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 /// Messages taken from one ring before others have their turn.
 const BATCH: usize = 256;
@@ -23,7 +26,7 @@ const BATCH: usize = 256;
 /// Calls to consensusd and to the readers.
 pub struct Calls {
     next: AtomicU64,
-    consensus: Mutex<BTreeMap<u64, Open<ConsensusReply>>>,
+    consensus: OpenCalls<ToConsensus, ConsensusReply>,
     client: Arc<Outbox>,
     readers: Vec<Reader>,
     view: watch::Sender<Option<Arc<ClusterView>>>,
@@ -31,11 +34,18 @@ pub struct Calls {
 
 struct Reader {
     outbox: Arc<Outbox>,
-    open: Mutex<BTreeMap<u64, Open<Result<ReadResponse, ReadError>>>>,
+    open: OpenCalls<SentReadCall, ReadResult>,
 }
 
-struct Open<T> {
-    message: Vec<u8>,
+/// What a reader answers.
+type ReadResult = Result<ReadResponse, ReadError>;
+
+/// Calls without an answer, by number.
+type OpenCalls<M, T> = Mutex<BTreeMap<u64, Open<M, T>>>;
+
+/// A call without an answer: `M` was sent, `T` is awaited.
+struct Open<M, T> {
+    message: M,
     reply: oneshot::Sender<(T, Sent)>,
     sent: Sent,
 }
@@ -48,13 +58,38 @@ enum Sent {
     Again,
 }
 
-impl<T> Open<T> {
+impl<M: Serialize, T> Open<M, T> {
     /// Sends it to the successor of who had it.
     fn again(&mut self, outbox: &Outbox) {
         self.sent = Sent::Again;
-        // It was taken before, so that it fits.
-        let _ = outbox.push_encoded(self.message.clone());
+        // It was taken before, so that it fits; and no more are open than have been taken.
+        let _ = outbox.push(&self.message);
     }
+}
+
+/// Sends a call unless too much waits already, and keeps it among the open ones, where its answer is given.
+fn opened<M: Serialize, T>(
+    open: &OpenCalls<M, T>,
+    outbox: &Outbox,
+    call: u64,
+    message: M,
+) -> Result<oneshot::Receiver<(T, Sent)>, ConsensusError> {
+    // Held over the push: no answer comes before the call is in the table.
+    let mut open = open.lock();
+    outbox.try_push(&message).map_err(|refusal| match refusal {
+        Refusal::Full => ConsensusError::Overloaded,
+        Refusal::TooLarge(_) => ConsensusError::TooLarge(refusal.to_string()),
+    })?;
+    let (reply, answer) = oneshot::channel();
+    open.insert(
+        call,
+        Open {
+            message,
+            reply,
+            sent: Sent::Once,
+        },
+    );
+    Ok(answer)
 }
 
 enum ConsensusReply {
@@ -87,30 +122,18 @@ impl Calls {
         self.view.subscribe()
     }
 
-    async fn consensus(&self, make: impl FnOnce(u64) -> ToConsensus) -> (ConsensusReply, Sent) {
+    /// Asks consensusd. What is not taken was not asked.
+    async fn consensus(
+        &self,
+        make: impl FnOnce(u64) -> ToConsensus,
+    ) -> Result<(ConsensusReply, Sent), ConsensusError> {
         let call = self.next.fetch_add(1, Ordering::Relaxed);
-        let message = encode(&make(call));
-        let (reply, answer) = oneshot::channel();
-        self.consensus.lock().insert(
-            call,
-            Open {
-                message: message.clone(),
-                reply,
-                sent: Sent::Once,
-            },
-        );
+        let answer = opened(&self.consensus, &self.client, call, make(call))?;
         let _forget = Forget(|| {
             self.consensus.lock().remove(&call);
         });
-        if let Err(refusal) = self.client.push_encoded(message) {
-            let refused = Err(ConsensusError::Refused(refusal.to_string()));
-            return (ConsensusReply::Proposed(refused), Sent::Once);
-        }
         // The other end lives in the table until it is answered or this future is dropped.
-        answer.await.unwrap_or((
-            ConsensusReply::Proposed(Err(ConsensusError::NotReady)),
-            Sent::Again,
-        ))
+        answer.await.map_err(|_| ConsensusError::Uncertain)
     }
 
     /// Proposes a command on this node. Waits across restarts of consensusd, which is asked again; cancelling it forgets the
@@ -119,14 +142,12 @@ impl Calls {
     /// # Errors
     /// See [`ConsensusError`].
     pub async fn propose(&self, group: GroupId, command: Bytes) -> Result<Bytes, ConsensusError> {
-        match self
-            .consensus(|call| ToConsensus::Propose {
-                call,
-                group,
-                command,
-            })
-            .await
-        {
+        let asked = self.consensus(|call| ToConsensus::Propose {
+            call,
+            group,
+            command,
+        });
+        match asked.await? {
             (ConsensusReply::Proposed(result), Sent::Once) => result,
             // A predecessor of the consensusd that answers may have proposed it: that it was not proposed now, or that its
             // session is over now, says nothing of then.
@@ -137,7 +158,7 @@ impl Calls {
                 },
                 Err(_) => Err(ConsensusError::Uncertain),
             },
-            _ => Err(ConsensusError::NotReady),
+            _ => Err(ConsensusError::Uncertain),
         }
     }
 
@@ -146,12 +167,9 @@ impl Calls {
     /// # Errors
     /// See [`ConsensusError`].
     pub async fn read_index(&self, group: GroupId) -> Result<u64, ConsensusError> {
-        match self
-            .consensus(|call| ToConsensus::ReadIndex { call, group })
-            .await
-        {
+        let asked = self.consensus(|call| ToConsensus::ReadIndex { call, group });
+        match asked.await? {
             (ConsensusReply::Index(result), _) => result,
-            (ConsensusReply::Proposed(Err(error)), _) => Err(error),
             _ => Err(ConsensusError::NotReady),
         }
     }
@@ -161,47 +179,39 @@ impl Calls {
     /// # Errors
     /// See [`ConsensusError`].
     pub async fn admin(&self, request: AdminRequest) -> Result<String, ConsensusError> {
-        match self
-            .consensus(|call| ToConsensus::Admin { call, request })
-            .await
-        {
+        let asked = self.consensus(|call| ToConsensus::Admin { call, request });
+        match asked.await? {
             (ConsensusReply::Admin(result), _) => result,
             _ => Err(ConsensusError::NotReady),
         }
     }
 
-    /// Reads on this node; waits at most `wait` for the asked index.
+    /// Reads on this node. After `until` the reader does not carry it out any more; who asks waits no longer by itself.
     ///
     /// # Errors
-    /// See [`ReadError`].
-    pub async fn read(&self, read: ReadRequest, wait: Duration) -> Result<ReadResponse, ReadError> {
+    /// `Overloaded`: too many calls wait for the reader. What the reader answers is inside.
+    pub async fn read(
+        &self,
+        read: ReadRequest,
+        until: Instant,
+    ) -> Result<ReadResult, ConsensusError> {
         let call = self.next.fetch_add(1, Ordering::Relaxed);
         let readers = self.readers.len() as u64;
         let at = usize::try_from(call % readers).expect("few readers");
         let reader = &self.readers[at];
-        let message = encode(&ReadCall {
+        let wait = until.saturating_duration_since(Instant::now());
+        let message = SentReadCall::now(ReadCall {
             call,
-            wait_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX),
+            wait_ms: u32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(u32::MAX),
             read,
         });
-        let (reply, answer) = oneshot::channel();
-        reader.open.lock().insert(
-            call,
-            Open {
-                message: message.clone(),
-                reply,
-                sent: Sent::Once,
-            },
-        );
+        let answer = opened(&reader.open, &reader.outbox, call, message)?;
         let _forget = Forget(|| {
             reader.open.lock().remove(&call);
         });
-        if let Err(refusal) = reader.outbox.push_encoded(message) {
-            return Err(ReadError::Storage(refusal.to_string()));
-        }
         match answer.await {
-            Ok((result, _)) => result,
-            Err(_) => Err(ReadError::NotApplied),
+            Ok((result, _)) => Ok(result),
+            Err(_) => Ok(Err(ReadError::NotApplied)),
         }
     }
 
@@ -369,8 +379,16 @@ pub fn deliver(outbox: &Outbox, message: &PeerIn) {
         // What becomes of streams is told once, and is small.
         _ => outbox.push(message),
     };
-    if let Err(refusal) = pushed {
-        tracing::debug!(%refusal, "a frame of a peer is dropped");
+    match pushed {
+        Ok(()) => {}
+        // It is sent again and again, and never gets in: the sender's rings are larger than this node's.
+        Err(refusal @ Refusal::TooLarge(_)) => tracing::error!(
+            %refusal,
+            "a frame of a peer is dropped: make ipc.peer_ring_bytes here as large as on the other nodes"
+        ),
+        Err(refusal @ Refusal::Full) => {
+            tracing::debug!(%refusal, "a frame of a peer is dropped");
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::peer::{self, Peers, frame::MAGIC};
 use axum::Router;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use nix::sys::socket::{setsockopt, sockopt};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +22,16 @@ use tokio::time::timeout;
 const FIRST_BYTES_LIMIT: Duration = Duration::from_secs(10);
 /// Request headers must be whole by then.
 const HEADERS_LIMIT: Duration = Duration::from_secs(10);
+/// What HTTP/2 begins with.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Requests that one HTTP/2 connection may have open.
+const STREAMS_MAX: u32 = 256;
+/// A connection without traffic for so long is asked for a sign of life.
+const KEEPALIVE_IDLE_S: u32 = 30;
+/// It is asked again so often,
+const KEEPALIVE_INTERVAL_S: u32 = 10;
+/// and is closed when it was asked so many times in vain.
+const KEEPALIVE_PROBES: u32 = 3;
 /// What is in flight at a graceful stop has so long to end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
@@ -85,20 +96,18 @@ async fn connection(
     peers_too: bool,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
-    let mut first = Vec::new();
-    if peers_too {
-        // HTTP/2 begins with a preface of 24 bytes, so that eight always come.
-        let mut bytes = [0; MAGIC.len()];
-        timeout(FIRST_BYTES_LIMIT, stream.read_exact(&mut bytes)).await??;
-        if &bytes == MAGIC {
-            let mut stop = doors.stop.clone();
-            tokio::select! {
-                served = peer::serve(doors.core, doors.peers, stream) => served?,
-                _ = stop.wait_for(|stop| *stop) => {}
-            }
-            return Ok(());
+    keep_alive(&stream)?;
+    let Ok(first) = timeout(FIRST_BYTES_LIMIT, first_bytes(&mut stream)).await? else {
+        // Gone before it had said what it is: a look whether the port is open, as often as not.
+        return Ok(());
+    };
+    if peers_too && first == MAGIC {
+        let mut stop = doors.stop.clone();
+        tokio::select! {
+            served = peer::serve(doors.core, doors.peers, stream) => served?,
+            _ = stop.wait_for(|stop| *stop) => {}
         }
-        first.extend_from_slice(&bytes);
+        return Ok(());
     }
     // More connections than limits.connections_max are closed at once: a client sees it and can go elsewhere.
     let Ok(_place) = places.try_acquire_owned() else {
@@ -114,7 +123,7 @@ async fn connection(
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(20))
-        .max_concurrent_streams(1024);
+        .max_concurrent_streams(STREAMS_MAX);
     let serving = builder.serve_connection(io, gate);
     tokio::pin!(serving);
     let mut stop = doors.stop.clone();
@@ -123,6 +132,27 @@ async fn connection(
         _ = stop.wait_for(|stop| *stop) => serving.as_mut().graceful_shutdown(),
     }
     serving.await
+}
+
+/// As much as shows what the connection is: the shortest request has more than eight bytes, and the preface of HTTP/2 is waited for whole,
+/// since who serves it would wait for the rest without end.
+async fn first_bytes(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut first = vec![0; MAGIC.len()];
+    stream.read_exact(&mut first).await?;
+    if PREFACE.starts_with(&first) {
+        let mut rest = [0; PREFACE.len() - MAGIC.len()];
+        stream.read_exact(&mut rest).await?;
+        first.extend_from_slice(&rest);
+    }
+    Ok(first)
+}
+
+/// A host that is gone without a word must not keep its place.
+fn keep_alive(stream: &TcpStream) -> nix::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_S)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_S)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)
 }
 
 /// A stream whose first bytes were read already.

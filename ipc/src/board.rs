@@ -50,6 +50,9 @@ pub enum Gauge {
     LogFileBytes,
     /// What the wall clock is ahead of the clock that revisions follow, in milliseconds: a successor goes on with that.
     ClockHeldMs,
+    /// 1: the disk failed (STO-FAULT). Never taken back while the supervisor lives: however the process ends from here on, it ended
+    /// with [`crate::ExitCode::DiskFault`].
+    DiskFault,
 }
 
 /// A small record that a process shows.
@@ -219,14 +222,12 @@ impl BoardReader {
 
     /// Beats of the owner's main loop, over all its incarnations.
     pub fn beats(&self) -> u64 {
-        self.map.word(AT_BEATS).load(Ordering::Acquire)
+        self.map.load(AT_BEATS)
     }
 
     /// A number.
     pub fn get(&self, gauge: Gauge) -> u64 {
-        self.map
-            .word(AT_GAUGES + gauge as usize * 8)
-            .load(Ordering::Acquire)
+        self.map.load(AT_GAUGES + gauge as usize * 8)
     }
 
     /// A record; `None` when there is none, or none that is whole.
@@ -235,7 +236,7 @@ impl BoardReader {
         for _ in 0..8 {
             let mut slots = [0u64, 1].map(|slot| {
                 let at = slot_at(cell.index(), slot);
-                (self.map.word(at).load(Ordering::Acquire), at)
+                (self.map.load(at), at)
             });
             slots.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
             if slots[0].0 == 0 {
@@ -268,6 +269,6 @@ fn read_slot(map: &Mapping, sequence: u64, at: usize) -> Option<Vec<u8>> {
     map.read(at + SLOT_HEADER, &mut payload);
     // Pairs with the fence in `put`: whoever saw a byte of the next value sees the sequence gone, too.
     fence(Ordering::SeqCst);
-    let unchanged = map.word(at).load(Ordering::Acquire) == sequence;
+    let unchanged = map.load(at) == sequence;
     (unchanged && slot_crc(sequence, &payload) == crc).then_some(payload)
 }

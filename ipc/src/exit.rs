@@ -71,6 +71,29 @@ impl ExitCode {
             .find(|exit| i32::from(exit.code()) == code)
     }
 
+    /// Whether a restart does not cure it and somebody has to act first. The supervisor believes a daemon that says so twice, and
+    /// systemd starts no node again that ended so (`RestartPreventExitStatus` of the unit).
+    pub fn is_verdict(self) -> bool {
+        match self {
+            ExitCode::Usage
+            | ExitCode::OsUnfit
+            | ExitCode::NoPermission
+            | ExitCode::Config
+            | ExitCode::LogDamaged
+            | ExitCode::StateDamaged
+            | ExitCode::DiskFault => true,
+            ExitCode::Done
+            | ExitCode::Failed
+            | ExitCode::Unavailable
+            | ExitCode::Internal
+            | ExitCode::CannotCreate
+            | ExitCode::Io
+            | ExitCode::Locked
+            | ExitCode::LinkCorrupt
+            | ExitCode::CrashLoop => false,
+        }
+    }
+
     /// What it means, in a sentence.
     pub fn meaning(self) -> &'static str {
         match self {
@@ -120,10 +143,10 @@ impl ExitCode {
             ExitCode::Config => "correct what maree-db-server --check lists",
             ExitCode::CrashLoop => "see docs/runbooks/crash-loop.md",
             ExitCode::LogDamaged => {
-                "see docs/runbooks/crash-loop.md: remove the node by force and add it with an empty directory"
+                "keep the node stopped and its files as they are: see docs/runbooks/lost-node.md"
             }
             ExitCode::StateDamaged => {
-                "see docs/runbooks/crash-loop.md: remove the node by force and add it with an empty directory"
+                "keep the node stopped and its files as they are: see docs/runbooks/lost-node.md"
             }
             ExitCode::DiskFault => {
                 "check the disk (dmesg, smartctl), see docs/runbooks/disk-fault.md; the other nodes hold the data"

@@ -1,7 +1,7 @@
 //! The daemon's side: what it was given at exec, each thing to be taken once.
 
 use crate::bell::Bell;
-use crate::board::{BOARD_BYTES, BoardReader, BoardWriter, Cell};
+use crate::board::{BOARD_BYTES, BoardReader, BoardWriter, Cell, Gauge};
 use crate::mapping::Mapping;
 use crate::memory::kind_of;
 use crate::receiver::Receiver;
@@ -176,16 +176,21 @@ pub struct Listeners {
     pub grpc: OwnedFd,
 }
 
+type Bells = BTreeMap<Waiter, Bell>;
+type Ringers = BTreeMap<Waiter, Arc<Bell>>;
+type Senders = BTreeMap<(Role, Lane), Sender>;
+type Receivers = BTreeMap<(Role, Lane), Receiver>;
+
 /// Everything that a daemon was given.
 pub struct Inheritance {
     role: Role,
     start: RandomId,
     topology: Topology,
     config: String,
-    senders: BTreeMap<(Role, Lane), Sender>,
-    receivers: BTreeMap<(Role, Lane), Receiver>,
-    bells: BTreeMap<Waiter, Bell>,
-    ringers: BTreeMap<Waiter, Arc<Bell>>,
+    senders: Senders,
+    receivers: Receivers,
+    bells: Bells,
+    ringers: Ringers,
     board: BoardWriter,
     boards: BTreeMap<Role, BoardReader>,
     listeners: Option<Listeners>,
@@ -207,8 +212,8 @@ impl Inheritance {
     /// ([`Cell::CorruptLink`]).
     pub fn from_env() -> Result<Inheritance, InheritError> {
         let text = std::env::var_os(ENV).ok_or(InheritError::Missing)?;
-        // SAFETY: the process has no other thread yet that reads the environment (the allocator's own does not); this is the first thing
-        // that a daemon's `main` does.
+        // SAFETY: the process has no other thread yet that reads the environment (the allocator's own does not); this is the first
+        // thing that a daemon's `main` does.
         unsafe { std::env::remove_var(ENV) };
         let manifest = Manifest::from_text(&text.to_string_lossy())?;
         for fd in manifest.fds() {
@@ -230,72 +235,17 @@ impl Inheritance {
         manifest: &Manifest,
         mut own: impl FnMut(RawFd) -> OwnedFd,
     ) -> Result<Inheritance, InheritError> {
-        let role = manifest.role;
-        let told =
-            |what: String| move |source: io::Error| InheritError::Descriptor { what, source };
         let board = own(manifest.board);
         let board =
             Mapping::new(board.as_fd(), BOARD_BYTES, true).map_err(told("own board".into()))?;
         let board = BoardWriter::new(board);
-        // The supervisor must learn which link it has to replace even from a daemon that never gets to run.
-        let report = |error: RingError| {
-            if let RingError::Corrupt { link, blame, what } = &error {
-                let (link, blame, what) = (*link, *blame, what.clone());
-                board.put(Cell::CorruptLink, &CorruptLink { link, blame, what });
-            }
-            InheritError::Ring(error)
-        };
-        let mut ringing = BTreeMap::new();
-        let mut bells = BTreeMap::new();
-        for fds in &manifest.bells {
-            let kind = kind_of(fds.waiter);
-            ringing.insert(
-                fds.waiter,
-                Arc::new(Bell::inherited(own(fds.ring), kind, fds.waiter)),
-            );
-            if let Some(wait) = fds.wait {
-                bells.insert(fds.waiter, Bell::new(own(wait), kind));
-            }
-        }
-        let mut senders = BTreeMap::new();
-        let mut receivers = BTreeMap::new();
-        for RingFd {
-            channel,
-            generation,
-            fd,
-        } in &manifest.rings
-        {
-            let fd = own(*fd);
-            let capacity = manifest.topology.capacity(channel.lane);
-            let len = usize::try_from(capacity)
-                .unwrap_or(usize::MAX)
-                .saturating_add(HEADER_BYTES);
-            let map =
-                Mapping::new(fd.as_fd(), len, true).map_err(told(format!("ring {channel}")))?;
-            let ring = Ring::open(map, *channel, capacity, *generation).map_err(report)?;
-            let other = if channel.from == role {
-                channel.to
-            } else {
-                channel.from
-            };
-            let bell = ringing
-                .get(&channel.waiter_of(other))
-                .cloned()
-                .ok_or_else(|| {
-                    InheritError::Malformed(format!("no doorbell for ring {channel}"))
-                })?;
-            if channel.from == role {
-                senders.insert(
-                    (other, channel.lane),
-                    Sender::attach(ring, bell).map_err(report)?,
-                );
-            } else {
-                receivers.insert(
-                    (other, channel.lane),
-                    Receiver::attach(ring, bell).map_err(report)?,
-                );
-            }
-        }
+        let (bells, ringers) = take_bells(manifest, &mut own);
+        let (senders, receivers) =
+            take_rings(manifest, &ringers, &mut own).inspect_err(|error| {
+                if let InheritError::Ring(error) = error {
+                    report(&board, error);
+                }
+            })?;
         let mut boards = BTreeMap::new();
         for (owner, fd) in &manifest.boards {
             let fd = own(*fd);
@@ -303,14 +253,7 @@ impl Inheritance {
                 .map_err(told(format!("board of {owner}")))?;
             boards.insert(*owner, BoardReader::new(map));
         }
-        let config = File::from(own(manifest.config));
-        let len = usize::try_from(manifest.config_bytes).expect("bounded by `check`");
-        let mut text = vec![0; len];
-        config
-            .read_exact_at(&mut text, 0)
-            .map_err(told("configuration".into()))?;
-        let config = String::from_utf8(text)
-            .map_err(|_| InheritError::Malformed("the configuration is no UTF-8".into()))?;
+        let config = read_config(own(manifest.config), manifest.config_bytes)?;
         let listeners = match (manifest.rest, manifest.grpc) {
             (Some(rest), Some(grpc)) => Some(Listeners {
                 rest: own(rest),
@@ -319,14 +262,14 @@ impl Inheritance {
             _ => None,
         };
         Ok(Inheritance {
-            role,
+            role: manifest.role,
             start: manifest.start,
             topology: manifest.topology,
             config,
             senders,
             receivers,
             bells,
-            ringers: ringing,
+            ringers,
             board,
             boards,
             listeners,
@@ -418,5 +361,117 @@ impl Inheritance {
     /// The listening sockets; gatewayd's, once.
     pub fn listeners(&mut self) -> Option<Listeners> {
         self.listeners.take()
+    }
+}
+
+fn told(what: String) -> impl FnOnce(io::Error) -> InheritError {
+    move |source| InheritError::Descriptor { what, source }
+}
+
+/// The supervisor must learn which link it has to replace even from a daemon that never gets to run. The beat says that what the
+/// board shows is this process's, not its predecessor's; so that goes first.
+fn report(board: &BoardWriter, error: &RingError) {
+    board.set(Gauge::Ready, 0);
+    board.last_words(&error.to_string());
+    if let RingError::Corrupt { link, blame, what } = error {
+        let (link, blame, what) = (*link, *blame, what.clone());
+        board.put(Cell::CorruptLink, &CorruptLink { link, blame, what });
+        board.beat();
+    }
+}
+
+/// The waiting ends that are this role's, and all ringing ends.
+fn take_bells(manifest: &Manifest, own: &mut impl FnMut(RawFd) -> OwnedFd) -> (Bells, Ringers) {
+    let mut bells = BTreeMap::new();
+    let mut ringers = BTreeMap::new();
+    for fds in &manifest.bells {
+        let kind = kind_of(fds.waiter);
+        let ringer = Bell::inherited(own(fds.ring), kind, fds.waiter);
+        ringers.insert(fds.waiter, Arc::new(ringer));
+        if let Some(wait) = fds.wait {
+            bells.insert(fds.waiter, Bell::new(own(wait), kind));
+        }
+    }
+    (bells, ringers)
+}
+
+fn take_rings(
+    manifest: &Manifest,
+    ringers: &Ringers,
+    own: &mut impl FnMut(RawFd) -> OwnedFd,
+) -> Result<(Senders, Receivers), InheritError> {
+    let role = manifest.role;
+    let mut senders = BTreeMap::new();
+    let mut receivers = BTreeMap::new();
+    for given in &manifest.rings {
+        let channel = given.channel;
+        let fd = own(given.fd);
+        let capacity = manifest.topology.capacity(channel.lane);
+        let len = usize::try_from(capacity)
+            .unwrap_or(usize::MAX)
+            .saturating_add(HEADER_BYTES);
+        let map = Mapping::new(fd.as_fd(), len, true).map_err(told(format!("ring {channel}")))?;
+        map.keep_out_of_cores();
+        let ring = Ring::open(map, channel, capacity, given.generation)?;
+        let sends = channel.from == role;
+        let other = if sends { channel.to } else { channel.from };
+        let bell = ringers
+            .get(&channel.waiter_of(other))
+            .cloned()
+            .ok_or_else(|| InheritError::Malformed(format!("no doorbell for ring {channel}")))?;
+        if sends {
+            senders.insert((other, channel.lane), Sender::attach(ring, bell)?);
+        } else {
+            receivers.insert((other, channel.lane), Receiver::attach(ring, bell)?);
+        }
+    }
+    Ok((senders, receivers))
+}
+
+fn read_config(fd: OwnedFd, bytes: u64) -> Result<String, InheritError> {
+    let len = usize::try_from(bytes).expect("bounded by `check`");
+    let mut text = vec![0; len];
+    File::from(fd)
+        .read_exact_at(&mut text, 0)
+        .map_err(told("configuration".into()))?;
+    String::from_utf8(text)
+        .map_err(|_| InheritError::Malformed("the configuration is no UTF-8".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Extras;
+    use crate::ring::AT_MAGIC;
+    use crate::testing::NodeInProcess;
+    use std::sync::atomic::Ordering;
+
+    /// A daemon without a beat is taken for one that wrote nothing on its board: then all its links would be replaced, for the one
+    /// that it has named.
+    #[test]
+    fn a_failed_attach_reports_as_itself_and_beats() {
+        let node = NodeInProcess::small("{}");
+        let reader = node.memory().read_board(Role::Consensus);
+        let board = node.attach(Role::Consensus).board();
+        board.set(Gauge::Ready, 1);
+        board.last_words("of the predecessor");
+        let link = ChannelId {
+            from: Role::Storage,
+            to: Role::Consensus,
+            lane: Lane::Log(0),
+        };
+        let magic = node.memory().rings[&link].map.word(AT_MAGIC);
+        magic.store(3, Ordering::Release);
+        let before = reader.beats();
+        let Err(InheritError::Ring(error)) = node.try_attach(Role::Consensus, &Extras::default())
+        else {
+            panic!("it attached");
+        };
+        assert!(reader.beats() > before);
+        assert_eq!(reader.get(Gauge::Ready), 0, "the predecessor's");
+        let words: String = reader.read(Cell::LastWords).unwrap();
+        assert_eq!(words, error.to_string());
+        let report: CorruptLink = reader.read(Cell::CorruptLink).unwrap();
+        assert_eq!((report.link, report.blame), (link, Role::Supervisor));
     }
 }

@@ -4,6 +4,11 @@
 //! them: words are atomics, everything else is copied in or out, and whoever copied out works with the copy. The seal
 //! against shrinking is what makes every access in bounds one that cannot fault.
 //!
+//! **The tolerated race.** A copy may race with a write by another process. The language calls that a data race and promises nothing
+//! about it; what is relied on is what compilers and machines do: the copy happens, once, and gets some bytes, old, new or mixed.
+//! Nobody acts on them before they were checked, by a position or sequence that is an atomic and by a CRC. Words of a read-only
+//! mapping are loaded by [`Mapping::load`] alone, since a read-only page bears no other atomic access.
+//!
 //! Together with the taking over of inherited descriptors (`inherit`) this is all the unsafe code of the crate.
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -11,7 +16,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 
 /// Makes a sealed memfd of `bytes` zero bytes: its size never changes again.
 pub(crate) fn sealed_memfd(name: &std::ffi::CStr, bytes: u64) -> io::Result<OwnedFd> {
@@ -61,7 +66,7 @@ pub(crate) struct Mapping {
 
 // SAFETY: the mapping is plain memory that stays mapped until drop; all access goes through atomics and raw copies.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; concurrent access is what atomics and raw copies of foreign memory are prepared for.
+// SAFETY: as above; concurrent access goes through atomics, or is the tolerated race of the module's documentation.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
@@ -113,6 +118,14 @@ impl Mapping {
         })
     }
 
+    /// Leaves the mapping out of core dumps. A dump would touch every page, and so take all the memory that rings may grow to, on a
+    /// machine that may have just run short of it. What killed a consumer was copied out before it was looked at, and is in the core
+    /// with the rest of its heap. Only a saving, so that a kernel that refuses is not asked why.
+    pub(crate) fn keep_out_of_cores(&self) {
+        // SAFETY: exactly the range that `new` mapped; the advice changes nothing of what is there.
+        unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, libc::MADV_DONTDUMP) };
+    }
+
     fn check(&self, offset: usize, len: usize) {
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.len),
@@ -129,8 +142,19 @@ impl Mapping {
         self.check(offset, 8);
         assert!(offset.is_multiple_of(8));
         // SAFETY: in bounds and aligned (checked above, the base is page aligned), mapped until `self` is dropped, and
-        // every access to these bytes in any process is atomic.
+        // every access of a correct process to these bytes is atomic; for others see the tolerated race.
         unsafe { AtomicU64::from_ptr(self.base.as_ptr().add(offset).cast()) }
+    }
+
+    /// What the word at `offset` is, with everything that was written before it (Acquire). Also for read-only mappings, on which an
+    /// atomic access is defined only if it is a small Relaxed load: hence the fence.
+    ///
+    /// # Panics
+    /// As for [`Mapping::word`].
+    pub(crate) fn load(&self, offset: usize) -> u64 {
+        let value = self.word(offset).load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        value
     }
 
     /// The 32-bit word at `offset`.
@@ -152,7 +176,8 @@ impl Mapping {
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
         assert!(self.writable, "write to read-only shared memory");
-        // SAFETY: in bounds and writable (checked above); `bytes` is ours and cannot overlap a foreign mapping.
+        // SAFETY: in bounds and writable (checked above); `bytes` is ours and cannot overlap a foreign mapping. Readers that come
+        // too early are the tolerated race.
         unsafe {
             std::ptr::copy_nonoverlapping(
                 bytes.as_ptr(),
@@ -194,7 +219,8 @@ impl Mapping {
     #[inline]
     pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) {
         self.check(offset, bytes.len());
-        // SAFETY: in bounds (checked above); `bytes` is ours and cannot overlap a foreign mapping.
+        // SAFETY: in bounds (checked above); `bytes` is ours and cannot overlap a foreign mapping. A writer meanwhile is the
+        // tolerated race.
         unsafe {
             std::ptr::copy_nonoverlapping(
                 self.base.as_ptr().add(offset),
@@ -215,7 +241,8 @@ impl Mapping {
         bytes.reserve(len);
         let end = bytes.len();
         // SAFETY: in bounds (checked above); `reserve` has made room for `len` bytes from `end` on, which are ours, cannot
-        // overlap a foreign mapping, and are initialized before the length says that they are there.
+        // overlap a foreign mapping, and are initialized before the length says that they are there. A writer meanwhile is the
+        // tolerated race.
         unsafe {
             std::ptr::copy_nonoverlapping(
                 self.base.as_ptr().add(offset),
@@ -243,5 +270,38 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: exactly the range that `new` mapped, and no reference into it outlives `self`.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The flags of the mapping that begins at an address, as the kernel shows them.
+    fn flags(base: usize) -> String {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{base:x}-");
+        let mut lines = maps.lines().skip_while(|line| !line.starts_with(&start));
+        let flags = lines.find_map(|line| line.strip_prefix("VmFlags:"));
+        flags.expect("it is mapped").to_owned()
+    }
+
+    #[test]
+    fn what_is_kept_out_of_cores_is_marked_so() {
+        let fd = sealed_memfd(c"test", 1 << 16).unwrap();
+        let map = Mapping::new(&fd, 1 << 16, true).unwrap();
+        let base = map.base.as_ptr().addr();
+        assert!(!flags(base).contains(" dd"));
+        map.keep_out_of_cores();
+        assert!(flags(base).contains(" dd"), "{}", flags(base));
+    }
+
+    #[test]
+    fn a_word_is_loaded_from_a_read_only_mapping() {
+        let fd = sealed_memfd(c"test", 4096).unwrap();
+        let map = Mapping::new(&fd, 4096, true).unwrap();
+        map.word(64).store(7, Ordering::Release);
+        let fd = read_only(&fd).unwrap();
+        assert_eq!(Mapping::new(&fd, 4096, false).unwrap().load(64), 7);
     }
 }

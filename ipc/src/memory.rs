@@ -226,6 +226,7 @@ impl SharedRing {
         let fd = sealed_memfd(c"mareedb-ring", bytes)?;
         let len = usize::try_from(bytes).map_err(io::Error::other)?;
         let map = Mapping::new(&fd, len, true)?;
+        map.keep_out_of_cores();
         let generation = RandomId::draw();
         Ring::format(&map, generation);
         Ok(SharedRing {

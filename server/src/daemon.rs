@@ -1,14 +1,16 @@
 //! The executable as the supervisor starts it: what every daemon needs before its own code runs.
 //!
-//! **Invariants.** A panic in any thread ends the process, in every build profile, with its text as last words on the board: a daemon with a
-//! broken invariant must not go on. The board says from the first heartbeat on what is true of *this* process.
+//! **Invariants.** A panic in any thread ends the process, in every build profile, with its text as last words on the board: a daemon
+//! with a broken invariant must not go on. The board says from the first heartbeat on what is true of *this* process.
 
 use super::logging::{self, Level};
+use super::output::Output;
 use mareedb_config::Config;
 use mareedb_ipc::{BoardWriter, Cell, ExitCode, Gauge, InheritError, Inheritance, Role};
 use mareedb_supervisor::level::SharedLevel;
 use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal};
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::CString;
 use std::io::Write;
 use std::panic::PanicHookInfo;
@@ -39,7 +41,9 @@ pub fn run() -> ExitCode {
     board.set(Gauge::Ready, 0);
     board.put(Cell::LastWords, &String::new());
     board.beat();
-    std::panic::set_hook(Box::new(panic_hook(board.clone())));
+    // Without a descriptor for it a panic ends with its last words only.
+    let output = Output::stderr().ok();
+    std::panic::set_hook(Box::new(panic_hook(board.clone(), output)));
     if let Err(words) = name_process(role).and_then(|()| start_log(role, &inheritance)) {
         board.put(Cell::LastWords, &words);
         return complain(ExitCode::Internal, &words);
@@ -90,8 +94,8 @@ fn start_log(role: Role, inheritance: &Inheritance) -> Result<(), String> {
         .unwrap_or_else(|| config.log.level.clone());
     let level = logging::install(role.name(), &config.log, &text)?;
     if let Some(shared) = shared {
-        // The thread takes no signal but SIGHUP: a daemon that reads SIGTERM from a descriptor blocks it in its own threads only, and one
-        // thread that does not would be where the kernel delivers it. A thread has its creator's mask from its first instruction on.
+        // The thread takes no signal but SIGHUP: a daemon that reads SIGTERM from a descriptor blocks it in its own threads only, and
+        // one thread that does not would be where the kernel delivers it. A thread has its creator's mask from its first instruction on.
         let mask = SigSet::all()
             .thread_swap_mask(SigmaskHow::SIG_BLOCK)
             .map_err(|errno| errno.to_string())?;
@@ -120,8 +124,12 @@ fn follow(shared: &SharedLevel, level: &Level) {
     }
 }
 
-fn panic_hook(board: BoardWriter) -> impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static {
-    let print = std::panic::take_hook();
+/// Ends the process. Nothing here may wait: a full stderr, to which the standard hook would write, must not keep a thread that broke
+/// an invariant from taking the process with it.
+fn panic_hook(
+    board: BoardWriter,
+    output: Option<Output>,
+) -> impl Fn(&PanicHookInfo<'_>) + Send + Sync + 'static {
     move |info| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("unnamed");
@@ -129,10 +137,26 @@ fn panic_hook(board: BoardWriter) -> impl Fn(&PanicHookInfo<'_>) + Send + Sync +
             (Some(text), Some(place)) => format!("thread {name} panicked at {place}: {text}"),
             (text, _) => format!("thread {name} panicked: {}", text.unwrap_or("no text")),
         };
-        board.put(Cell::LastWords, &cut(&words));
-        print(info);
+        show_end(&board, &words);
+        if let Some(mut output) = output.clone() {
+            // Captured only if the environment asks for it (RUST_BACKTRACE).
+            let trace = Backtrace::capture();
+            let trace = match trace.status() {
+                BacktraceStatus::Captured => format!("\n{trace}"),
+                _ => String::new(),
+            };
+            // It never fails: what finds no room is dropped.
+            let _ = output.write(format!("{words}{trace}\n").as_bytes());
+        }
         std::process::abort();
     }
+}
+
+/// What the board shows of a process that is about to abort. It serves no more: while the kernel writes the core it does not beat, and
+/// would be killed over that after the short time that a daemon may be silent while it serves.
+fn show_end(board: &BoardWriter, words: &str) {
+    board.put(Cell::LastWords, &cut(words));
+    board.set(Gauge::Ready, 0);
 }
 
 fn cut(words: &str) -> String {
@@ -152,6 +176,78 @@ fn complain(code: ExitCode, text: &str) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mareedb_ipc::wire::RandomId;
+    use mareedb_ipc::{NodeMemory, RingSizes, Topology};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    const CHILD: &str = "MAREEDB_TEST_PANIC";
+
+    fn memory() -> NodeMemory {
+        let ring = 1 << 16;
+        let topology = Topology {
+            shards: 1,
+            readers: 1,
+            sizes: RingSizes {
+                log: ring,
+                client: ring,
+                peer: ring,
+                bulk: ring,
+                read: ring,
+            },
+        };
+        NodeMemory::create(topology, "{}", RandomId::draw()).unwrap()
+    }
+
+    #[test]
+    fn one_that_aborts_serves_no_more() {
+        let memory = memory();
+        let board = memory.board();
+        board.set(Gauge::Ready, 1);
+        show_end(&board, "a test");
+        let reader = memory.read_board(Role::Supervisor);
+        assert_eq!(reader.get(Gauge::Ready), 0);
+        assert_eq!(reader.read(Cell::LastWords), Some("a test".to_owned()));
+    }
+
+    /// Runs itself as a process whose stderr is full and that nobody reads.
+    #[test]
+    fn a_panic_ends_the_process_though_stderr_is_full() {
+        if std::env::var_os(CHILD).is_some() {
+            let hook = panic_hook(memory().board(), Output::stderr().ok());
+            std::panic::set_hook(Box::new(hook));
+            // Not the thread that the tests' runner waits for: here the process has to be ended by the hook.
+            let _ = std::thread::spawn(|| panic!("a test")).join();
+            return;
+        }
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut filler = Output::over(writer.try_clone().unwrap().into());
+        for _ in 0..2000 {
+            filler.write_all(&[b'x'; 1024]).unwrap();
+        }
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("daemon::tests::a_panic_ends_the_process_though_stderr_is_full")
+            .env(CHILD, "1")
+            .stdout(Stdio::null())
+            .stderr(writer)
+            .spawn()
+            .unwrap();
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if began.elapsed() > Duration::from_secs(60) {
+                child.kill().unwrap();
+                panic!("it waits for room: {:?}", child.wait());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status}");
+        drop(reader);
+    }
 
     #[test]
     fn long_words_are_cut_between_characters() {

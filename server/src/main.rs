@@ -1,7 +1,7 @@
 //! The node: one executable, four roles.
 //!
-//! Started by hand or by systemd it is the supervisor; started by a supervisor, which shows by what it inherits, it is the daemon of the role
-//! that it was given. Nothing else lives here.
+//! Started by hand or by systemd it is the supervisor; started by a supervisor, which shows by what it inherits, it is the daemon
+//! of the role that it was given. Nothing else lives here.
 
 mod daemon;
 mod logging;

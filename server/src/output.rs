@@ -1,8 +1,8 @@
 //! stderr as the log's destination, without the risk that comes with it: a reader that does not read stops nobody.
 //!
-//! All four processes write to the same pipe. If it is full (a stuck journal, a harness that reads too late), a blocking write would hold a
-//! daemon's main loop, which then is killed as hung, or the supervisor itself. So a line that finds no room is dropped, and the next one that
-//! finds some says how many were.
+//! All four processes write to the same pipe. If it is full (a stuck journal, a harness that reads too late), a blocking write would
+//! hold a daemon's main loop, which then is killed as hung, or the supervisor itself. So a line that finds no room is dropped, and the
+//! next one that finds some says how many were.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{self, Write};
@@ -28,10 +28,11 @@ struct Shared {
 impl Output {
     /// Writes to a duplicate of stderr.
     pub fn stderr() -> io::Result<Output> {
-        Ok(Output::new(io::stderr().as_fd().try_clone_to_owned()?))
+        Ok(Output::over(io::stderr().as_fd().try_clone_to_owned()?))
     }
 
-    fn new(fd: OwnedFd) -> Output {
+    /// Writes to this.
+    pub fn over(fd: OwnedFd) -> Output {
         let dropped = AtomicU64::new(0);
         Output {
             shared: Arc::new(Shared { fd, dropped }),
@@ -96,7 +97,7 @@ mod tests {
     #[test]
     fn a_full_pipe_stops_nobody_and_the_loss_is_told() {
         let (mut reader, writer) = io::pipe().unwrap();
-        let mut output = Output::new(OwnedFd::from(writer));
+        let mut output = Output::over(OwnedFd::from(writer));
         let line = [b"x".repeat(999), b"\n".to_vec()].concat();
         // More than any default pipe holds (64 KiB, or one page for a user with many pipes).
         for _ in 0..200 {

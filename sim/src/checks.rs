@@ -50,7 +50,7 @@ pub struct Checks {
     groups: BTreeMap<GroupId, Group>,
     seen: BTreeMap<(usize, GroupId), Seen>,
     violations: Vec<Violation>,
-    /// Elections, applied entries, snapshots that were installed.
+    /// Elections that were won.
     pub elections: u64,
     /// Entries that were applied by some replica first.
     pub committed: u64,
@@ -121,16 +121,13 @@ impl Checks {
             if let Some(purged) = state.purged {
                 seen.terms.insert(purged.index, purged.term);
             }
-            let mut from = state.entries.len();
             let mut new = Vec::new();
             for (index, slot) in state.entries.iter().rev() {
                 if seen.terms.get(index) == Some(&slot.position.term) {
                     break;
                 }
-                from -= 1;
                 new.push((slot.position, slot.cached.as_ref().map(hash)));
             }
-            let _ = from;
             new.reverse();
             let group = self.groups.entry(*id).or_default();
             for (position, cached) in new {

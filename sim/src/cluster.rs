@@ -37,7 +37,7 @@ pub struct Cluster {
     pub checks: RefCell<Checks>,
     /// What clients did.
     pub history: RefCell<Vec<Operation>>,
-    /// Faults so far.
+    /// Faults that took place so far.
     pub faults: Cell<u64>,
     /// The next election is waited for.
     pub ambush: Cell<bool>,
@@ -85,6 +85,11 @@ impl Cluster {
     /// The first promise that was not kept.
     pub fn violation(&self) -> Option<Violation> {
         self.checks.borrow().violation().cloned()
+    }
+
+    /// A fault took place.
+    pub fn struck(&self) {
+        self.faults.set(self.faults.get() + 1);
     }
 
     /// The node at an address.
@@ -208,11 +213,13 @@ impl Cluster {
         });
     }
 
-    /// Kills a daemon, and has its supervisor restart it.
-    pub fn kill_and_restart(self: &Rc<Self>, number: usize, role: Role) {
-        if self.kill(number, role) {
+    /// Kills a daemon, and has its supervisor restart it. `false`: it did not live.
+    pub fn kill_and_restart(self: &Rc<Self>, number: usize, role: Role) -> bool {
+        let lived = self.kill(number, role);
+        if lived {
             self.restart_later(number, role);
         }
+        lived
     }
 
     /// Has the supervisor restart a daemon.
@@ -232,13 +239,15 @@ impl Cluster {
         memory.as_ref().map(|memory| memory.memory().start())
     }
 
-    /// Kills a whole node, its supervisor too: the rings are gone. `machine`: the machine stops as well.
-    pub fn kill_node(self: &Rc<Self>, number: usize, machine: bool) {
+    /// Kills a whole node, its supervisor too: the rings are gone. `machine`: the machine stops as well. `false`: it was down.
+    pub fn kill_node(self: &Rc<Self>, number: usize, machine: bool) -> bool {
+        let lived = self.nodes[number].is_up();
         self.nodes[number].machine.set(!machine);
         for role in Role::DAEMONS {
             self.kill(number, role);
         }
         *self.nodes[number].memory.borrow_mut() = None;
+        lived
     }
 
     /// Replaces the links between consensusd and storaged, and restarts both.
@@ -275,8 +284,9 @@ impl Cluster {
             // The supervisor never restarts it by itself.
             node.lost.set(true);
             let cluster = self.clone();
-            self.world
-                .after(0, move || cluster.kill_node(number, false));
+            self.world.after(0, move || {
+                cluster.kill_node(number, false);
+            });
         } else {
             self.kill(number, Role::Storage);
             self.restart_later(number, Role::Storage);

@@ -1,6 +1,7 @@
 //! A life of gatewayd as far as consensusd sees it: carries frames, keeps connections, makes calls for clients.
 //!
-//! The real gatewayd is not simulated: it holds no promise of its own but to ask again, which the clients here do.
+//! The real gatewayd is not simulated. What promises rest on it, the clients here do in its place and by their own code: sessions
+//! with the numbers of their requests (ONCE-1), asking again, and the care about what was refused for certain.
 
 use crate::cluster::Cluster;
 use crate::executor::yield_now;

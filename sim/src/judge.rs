@@ -1,7 +1,7 @@
 //! What clients saw, held against what was promised to them, by the checkers that judge real clusters, too.
 
 use crate::cluster::Cluster;
-use mareedb_history::check::{Options, all};
+use mareedb_history::check::{Options, all, bank, committed, counter, revisions};
 use mareedb_history::{History, Operation};
 
 /// Positions that the search for an order of one key's operations visits. Beyond them nothing is said of the key; the values
@@ -10,23 +10,25 @@ const POSITIONS_MAX: usize = 300_000;
 /// Operations that a breach shows.
 const SHOWN: usize = 6;
 
-/// Judges the whole history. Gives how many objects nothing can be said of.
-pub fn judge(cluster: &Cluster) -> u64 {
+/// Judges the whole history. Gives the objects that nothing can be said of, and why.
+pub fn judge(cluster: &Cluster) -> Vec<String> {
     let operations = cluster.history.borrow().clone();
     let history = match History::new(operations) {
         Ok(history) => history,
         Err(error) => {
             cluster.violated("HISTORY", error.to_string());
-            return 0;
+            return Vec::new();
         }
     };
     let options = Options {
         positions_max: POSITIONS_MAX,
         ..Options::default()
     };
-    let mut undecided = 0;
+    let mut undecided = Vec::new();
     for report in all(&history, &options) {
-        undecided += report.undecided_total;
+        for open in &report.undecided {
+            undecided.push(format!("{}: {}", open.object, open.why));
+        }
         for violation in report.violations {
             let shown: Vec<String> = violation.operations.iter().take(SHOWN).map(show).collect();
             let what = format!(
@@ -36,10 +38,22 @@ pub fn judge(cluster: &Cluster) -> u64 {
                 violation.explanation,
                 shown.join("\n  ")
             );
-            cluster.violated("LIN-1", what);
+            cluster.violated(id(report.checker, &violation.anomaly), what);
         }
     }
     undecided
+}
+
+/// Which promise a checker has found broken.
+fn id(checker: &str, anomaly: &str) -> &'static str {
+    match checker {
+        _ if anomaly == "written twice" => "ONCE-1",
+        counter::NAME => "ONCE-1",
+        bank::NAME => "TXN-1",
+        committed::NAME => "LIN-2",
+        revisions::NAME => "LIN-3",
+        _ => "LIN-1",
+    }
 }
 
 fn show(operation: &Operation) -> String {

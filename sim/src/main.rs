@@ -146,10 +146,10 @@ fn simulate(arguments: &Arguments) -> ExitCode {
         if arguments.digest {
             println!("seed {}: digest {:016x}", report.seed, report.digest);
         }
-        if let Some(violation) = &report.violation {
+        if let Some(why) = unsuccessful(report, arguments.tail) {
             failed.store(true, Ordering::Relaxed);
-            println!("{}", failure(report, arguments.tail, ""));
-            return arguments.keep_going || violation.id.is_empty();
+            println!("{why}");
+            return arguments.keep_going;
         }
         if summary.seeds % 500 == 0 {
             println!("{summary}");
@@ -162,6 +162,17 @@ fn simulate(arguments: &Arguments) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
+}
+
+/// Why a seed is no success: a promise was broken, or of something nothing can be said.
+fn unsuccessful(report: &Report, tail: usize) -> Option<String> {
+    if report.violation.is_some() {
+        return Some(failure(report, tail, ""));
+    }
+    let seed = report.seed;
+    let open = report.undecided.join("\n  ");
+    let told = format!("seed {seed} is undecided:\n  {open}\n  again: cargo sim --seeds {seed}\n");
+    (!report.undecided.is_empty()).then_some(told)
 }
 
 /// What was seen, and how to see it again.
@@ -214,5 +225,23 @@ fn find(arguments: &Arguments, faults: &[Fault]) -> ExitCode {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nothing_can_be_said_of_is_no_success() {
+        let clean = Report::default();
+        assert_eq!(unsuccessful(&clean, 10), None);
+        let open = Report {
+            seed: 7,
+            undecided: vec!["register k1: no order was found".into()],
+            ..clean
+        };
+        let told = unsuccessful(&open, 10).expect("no success");
+        assert!(told.contains("seed 7 is undecided") && told.contains("register k1"));
     }
 }

@@ -92,6 +92,8 @@ pub struct Plan {
     pub clients: usize,
     /// Mean time between a client's operations, in milliseconds.
     pub think_ms: u64,
+    /// Clients that share a session, so that it has as many requests under way.
+    pub crew: usize,
     /// Keys.
     pub keys: usize,
     /// Bytes of a value, beside what tells it from others.
@@ -164,6 +166,7 @@ impl Plan {
             retain_bytes: *rng.pick(&[48 << 10, 256 << 10, 8 << 20]),
             cache_bytes: *rng.pick(&[2 << 10, 64 << 10, 4 << 20]),
             calm: rng.chance(20),
+            crew: *rng.pick(&[1, 1, 2, 3]),
         }
     }
 

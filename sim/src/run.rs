@@ -4,6 +4,7 @@ use crate::checks::Violation;
 use crate::client::{self, Clients};
 use crate::cluster::Cluster;
 use crate::executor::{Executor, Panicked};
+use crate::node::Node;
 use crate::plan::Plan;
 use crate::{hook, nemesis};
 use mareedb_ipc::wire::GroupId;
@@ -17,8 +18,11 @@ const FORMS_NS: u64 = 30 * SECOND;
 /// Once all is healed a write is acknowledged within this: a lease, an election timeout, and what a node needs to start and
 /// to be connected with.
 const HEALS_NS: u64 = 10 * SECOND;
-/// All replicas are equal, and no client waits any more, within this.
+/// All replicas are equal, and no client waits any more, within this. A client gives an answer up much sooner, but what it does may
+/// need several.
 const EQUAL_NS: u64 = 40 * SECOND;
+/// Everything that was written is read, with nobody else there, within this.
+const READ_NS: u64 = 40 * SECOND;
 
 /// How a seed is run.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +36,7 @@ pub struct Options {
 }
 
 /// What came of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The seed.
     pub seed: u64,
@@ -58,8 +62,8 @@ pub struct Report {
     pub elections: u64,
     /// Entries that were committed.
     pub committed: u64,
-    /// Keys of whose operations nothing can be said: the search for an order was given up.
-    pub undecided: u64,
+    /// Objects of whose operations nothing can be said, such as a key for which the search for an order was given up; and why.
+    pub undecided: Vec<String>,
     /// From the end of the faults until a write was acknowledged, in nanoseconds.
     pub healed_ns: Option<u64>,
 }
@@ -109,7 +113,7 @@ pub fn run(seed: u64, options: &Options) -> Report {
     let undecided = if cluster.violation().is_none() {
         crate::judge::judge(&cluster)
     } else {
-        0
+        Vec::new()
     };
     let report = {
         let history = cluster.history.borrow();
@@ -194,13 +198,55 @@ impl Life {
         world.run(EQUAL_NS, &|| {
             self.broken() || (self.clients.busy.get() == 0 && self.equal())
         })?;
-        if !self.broken() && !self.equal() {
-            cluster.violated(
-                "LIVE",
-                format!("replicas are not equal: {:?}", self.states()),
+        if self.broken() {
+            return Ok(());
+        }
+        if !self.equal() {
+            let what = format!("replicas are not equal: {:?}", self.states());
+            cluster.violated("LIVE", what);
+            return Ok(());
+        }
+        let busy = self.clients.busy.get();
+        if busy > 0 {
+            let what = format!(
+                "{busy} clients wait {} s after the faults",
+                EQUAL_NS / SECOND
             );
+            cluster.violated("LIVE", what);
+            return Ok(());
+        }
+        self.look_at_all()
+    }
+
+    /// Reads whatever was written, and counts what is in the trees.
+    fn look_at_all(&self) -> Result<(), Panicked> {
+        let (cluster, world) = (&self.cluster, &self.cluster.world);
+        let body = client::last(cluster.clone(), self.clients.clone(), self.seed);
+        world.spawn(None, body);
+        world.run(READ_NS, &|| self.broken() || self.clients.read.get())?;
+        if !self.broken() && !self.clients.read.get() {
+            let what = "what was written cannot be read though nothing is wrong".to_owned();
+            cluster.violated("LIVE", what);
+        }
+        for node in self.hopeful() {
+            let Some(shard) = node.shard.borrow().clone() else {
+                continue;
+            };
+            let shard = shard.borrow();
+            for (group, ..) in shard.store().replicas() {
+                if let Err(error) = shard.store().recount(group) {
+                    let what = format!("{group}: the tree of node{}: {error}", node.number + 1);
+                    cluster.violated("DET-1", what);
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Nodes that have a future.
+    fn hopeful(&self) -> impl Iterator<Item = &Node> {
+        let nodes = self.cluster.nodes.iter();
+        nodes.filter(|node| !node.lost.get() && !node.broken.get())
     }
 
     fn formed(&self) -> bool {
@@ -212,9 +258,7 @@ impl Life {
 
     /// What each node that has a future has applied, by group.
     fn states(&self) -> Vec<Vec<(GroupId, u64, String)>> {
-        let hopeful = |node: &&crate::node::Node| !node.lost.get() && !node.broken.get();
-        let nodes = self.cluster.nodes.iter().filter(hopeful);
-        nodes
+        self.hopeful()
             .map(|node| {
                 let shard = node.shard.borrow().clone();
                 let Some(shard) = shard else {

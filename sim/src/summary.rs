@@ -53,7 +53,7 @@ impl Summary {
         self.faults += report.faults;
         self.elections += report.elections;
         self.committed += report.committed;
-        self.undecided += report.undecided;
+        self.undecided += report.undecided.len() as u64;
         self.healed_ns.extend(report.healed_ns);
     }
 
@@ -76,7 +76,7 @@ impl fmt::Display for Summary {
         let seconds = self.virtual_ns / 1_000_000_000;
         write!(
             f,
-            "{} seeds, {} failed; {}.{:02} h simulated in {:.1} s; {} faults, {} elections, {} operations ({} answered, {} keys undecided), {} \
+            "{} seeds, {} failed; {}.{:02} h simulated in {:.1} s; {} faults, {} elections, {} operations ({} answered, {} objects undecided), {} \
              entries, {} steps; healed in {} ms p50, {} ms p99, {} ms at most",
             self.seeds,
             self.failures,

@@ -15,6 +15,8 @@ fn the_same_seed_is_the_same_life() {
         let second = second.join().expect("a panic is a report, too");
         let told = first.violation.as_ref().map(|violation| &violation.what);
         assert!(told.is_none(), "seed {seed}: {told:?}\n{}", first.tail);
+        let open = &first.undecided;
+        assert!(open.is_empty(), "seed {seed}: {open:?}");
         assert_eq!(
             (first.digest, first.steps, first.virtual_ns),
             (second.digest, second.steps, second.virtual_ns),

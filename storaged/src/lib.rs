@@ -37,8 +37,10 @@ const SHOW: Duration = Duration::from_millis(500);
 /// Runs storaged until it is told to stop.
 pub fn run(inheritance: Inheritance) -> ExitCode {
     let board = inheritance.board();
+    fault::show_on(board.clone());
     let mut data_dir = None;
-    match serve(inheritance, &mut data_dir) {
+    let ended = serve(inheritance, &mut data_dir);
+    match fault::overrules(ended, fault::seen()) {
         Ended::Stopped => ExitCode::Done,
         Ended::Ring(RingError::Corrupt { link, blame, what }) => {
             let why = format!("link {link}: {what}");
@@ -46,25 +48,19 @@ pub fn run(inheritance: Inheritance) -> ExitCode {
             last_words(&board, ExitCode::LinkCorrupt, &why)
         }
         Ended::Ring(error) => last_words(&board, ExitCode::Internal, &error.to_string()),
-        Ended::Failed(exit, why) => {
-            // What follows a fault is its consequence, whatever it looks like.
-            let (exit, why) = match fault::seen() {
-                Some(seen) if exit != ExitCode::DiskFault => {
-                    (ExitCode::DiskFault, format!("{seen}; then {why}"))
-                }
-                _ => (exit, why),
-            };
-            if let (ExitCode::DiskFault, Some(data_dir)) = (exit, data_dir) {
-                // consensusd hands leadership over at once; and the disk may keep the mark waiting for longer than a daemon may
-                // be silent while it serves.
-                board.set(Gauge::DiskStalled, 1);
-                board.set(Gauge::Ready, 0);
-                last_words(&board, exit, &why);
+        Ended::Failed(ExitCode::DiskFault, why) => {
+            // The disk may keep the mark waiting for longer than a daemon may be silent while it serves, and this process may be
+            // killed meanwhile: so the supervisor is told first, and consensusd hands leadership over at once.
+            board.set(Gauge::DiskFault, 1);
+            board.set(Gauge::DiskStalled, 1);
+            board.set(Gauge::Ready, 0);
+            last_words(&board, ExitCode::DiskFault, &why);
+            if let Some(data_dir) = data_dir {
                 fault::remember(&data_dir, &why);
-                return exit;
             }
-            last_words(&board, exit, &why)
+            ExitCode::DiskFault
         }
+        Ended::Failed(exit, why) => last_words(&board, exit, &why),
     }
 }
 

@@ -1,16 +1,19 @@
 //! The address by which others reach this node.
 //!
 //! `advertise_addr`, else a specific `listen_addr`, else the entry of `peers` that is this machine's, else the source address toward the
-//! peers if it is the same for all and no loopback. Members dial each other by what is found here, so a guess that may be wrong is an error
-//! with its way out. consensusd has no sockets and finds the result in the configuration that it inherits.
+//! peers if it is the same for all and no loopback. Members dial each other by what is found here, so a guess that may be wrong is an
+//! error with its way out. consensusd has no sockets and finds the result in the configuration that it inherits.
 
 use crate::fault::{StartError, StartFault};
+use crate::names::{Found, look_up};
 use crate::patience::{Attempt, wait_for};
 use crate::signals::Signals;
 use mareedb_config::Config;
 use mareedb_ipc::ExitCode;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
-use std::time::Duration;
+use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::SockaddrStorage;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 /// What the rules ask of the machine.
 pub trait Network {
@@ -22,18 +25,25 @@ pub trait Network {
     fn source_toward(&self, address: IpAddr) -> Option<IpAddr>;
 }
 
-/// The machine that we run on.
-pub struct Machine;
+/// The machine that we run on, with the names that it has looked up.
+pub(crate) struct Machine {
+    found: Found,
+}
 
 impl Network for Machine {
     fn resolve(&self, host: &str) -> Vec<IpAddr> {
-        (host, 0)
-            .to_socket_addrs()
-            .map(|found| found.map(|address| address.ip()).collect())
-            .unwrap_or_default()
+        self.found.get(host).cloned().unwrap_or_default()
     }
+    /// By the interfaces: with the sysctl ip_nonlocal_bind, which is common beside a floating address, a bind to any address succeeds.
     fn is_local(&self, address: IpAddr) -> bool {
-        TcpListener::bind((address, 0)).is_ok()
+        let address = address.to_canonical();
+        // Of 127.0.0.0/8 the interface shows one address, and all are this machine's.
+        if address.is_loopback() {
+            return true;
+        }
+        getifaddrs().is_ok_and(|mut interfaces| {
+            interfaces.any(|interface| interface.address.and_then(ip_of) == Some(address))
+        })
     }
     fn source_toward(&self, address: IpAddr) -> Option<IpAddr> {
         let any = match address {
@@ -46,16 +56,48 @@ impl Network for Machine {
     }
 }
 
+fn ip_of(address: SockaddrStorage) -> Option<IpAddr> {
+    address
+        .as_sockaddr_in()
+        .map(|v4| IpAddr::V4(v4.ip()))
+        .or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+}
+
 /// Finds the address; names and interfaces may come up a moment after the node.
 pub(crate) fn find(
     config: &Config,
-    network: &impl Network,
     limit: Duration,
     signals: &Signals,
 ) -> Result<String, StartError> {
-    wait_for(signals, limit, || match advertised(config, network) {
-        Ok(address) => Attempt::Done(address),
-        Err(fault) => Attempt::Later(fault),
+    let began = Instant::now();
+    let hosts: Vec<&str> = if asks_peers(config) {
+        peers(config).map(|(host, _)| host).collect()
+    } else {
+        Vec::new()
+    };
+    wait_for(signals, limit, || {
+        let found = match look_up(&hosts, limit.saturating_sub(began.elapsed()), signals) {
+            Ok(found) => found,
+            Err(stopped) => return Attempt::Never(stopped),
+        };
+        match advertised(config, &Machine { found }) {
+            Ok(address) => Attempt::Done(address),
+            Err(fault) => Attempt::Later(fault.into()),
+        }
+    })
+}
+
+/// Whether the settings leave it to the peers what the address is.
+fn asks_peers(config: &Config) -> bool {
+    let listen = bare(&config.server.listen_addr).parse::<IpAddr>();
+    config.server.advertise_addr.is_none() && listen.is_ok_and(|address| address.is_unspecified())
+}
+
+/// Host and port of each entry of `cluster.peers`.
+fn peers(config: &Config) -> impl Iterator<Item = (&str, u16)> {
+    config.cluster.peers.iter().filter_map(|peer| {
+        let (host, port) = peer.rsplit_once(':')?;
+        Some((bare(host), port.parse().ok()?))
     })
 }
 
@@ -64,22 +106,12 @@ pub fn advertised(config: &Config, network: &impl Network) -> Result<String, Sta
     if let Some(address) = &config.server.advertise_addr {
         return Ok(bare(address).to_owned());
     }
-    let listen = bare(&config.server.listen_addr);
-    let everywhere = listen
-        .parse::<IpAddr>()
-        .is_ok_and(|address| address.is_unspecified());
-    if !everywhere {
-        return Ok(listen.to_owned());
+    if !asks_peers(config) {
+        return Ok(bare(&config.server.listen_addr).to_owned());
     }
     let cluster = &config.cluster;
-    let peers: Vec<(&str, u16, Vec<IpAddr>)> = cluster
-        .peers
-        .iter()
-        .filter_map(|peer| {
-            let (host, port) = peer.rsplit_once(':')?;
-            let host = bare(host);
-            Some((host, port.parse().ok()?, network.resolve(host)))
-        })
+    let peers: Vec<(&str, u16, Vec<IpAddr>)> = peers(config)
+        .map(|(host, port)| (host, port, network.resolve(host)))
         .collect();
     let own: Vec<&str> = peers
         .iter()
@@ -153,6 +185,9 @@ fn unknown(why: String) -> StartFault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Of TEST-NET-1: no machine has it.
+    const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
     /// A machine with these addresses; toward `10.x` it is 10.0.0.1, toward `172.x` 172.16.0.1, toward 127.x 127.0.0.1.
     struct Fake(&'static [&'static str]);
@@ -239,10 +274,38 @@ mod tests {
 
     #[test]
     fn the_real_machine_knows_itself() {
+        let machine = Machine {
+            found: Found::new(),
+        };
         let local: IpAddr = "127.0.0.1".parse().unwrap();
-        assert!(Machine.is_local(local));
-        assert!(!Machine.is_local("192.0.2.1".parse().unwrap()));
-        assert_eq!(Machine.source_toward(local), Some(local));
-        assert_eq!(Machine.resolve("127.0.0.9").len(), 1);
+        assert!(machine.is_local(local));
+        assert!(machine.is_local("127.8.9.10".parse().unwrap()));
+        assert!(!machine.is_local(STRANGER));
+        assert_eq!(machine.source_toward(local), Some(local));
+        // Whatever it is toward others, it is.
+        if let Some(own) = machine.source_toward(STRANGER) {
+            assert!(machine.is_local(own), "{own}");
+        }
+    }
+
+    /// In a network namespace of this thread's own, so that the machine's setting stays.
+    #[test]
+    fn an_address_that_can_be_bound_is_not_local_for_that() {
+        use nix::sched::{CloneFlags, unshare};
+        let set = || -> std::io::Result<()> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            std::fs::write("/proc/sys/net/ipv4/ip_nonlocal_bind", "1")
+        };
+        std::thread::spawn(move || {
+            if let Err(error) = set() {
+                eprintln!("SKIPPED an_address_that_can_be_bound_is_not_local_for_that: {error}");
+                return;
+            }
+            let found = Found::new();
+            std::net::TcpListener::bind((STRANGER, 0)).expect("what the setting is for");
+            assert!(!Machine { found }.is_local(STRANGER));
+        })
+        .join()
+        .unwrap();
     }
 }

@@ -2,20 +2,9 @@
 
 use crate::plan::{Cause, Why};
 use crate::spawn::Ended;
-use mareedb_ipc::{BoardReader, Cell, CorruptLink, ExitCode, LastExit, Role};
+use mareedb_ipc::{BoardReader, Cell, CorruptLink, ExitCode, Gauge, LastExit, Role};
 use nix::sys::signal::Signal;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Codes that a restart does not cure. A disk's fault is believed at once, the others when they come twice (see [`crate::plan`]).
-const VERDICTS: [ExitCode; 7] = [
-    ExitCode::Usage,
-    ExitCode::OsUnfit,
-    ExitCode::NoPermission,
-    ExitCode::Config,
-    ExitCode::LogDamaged,
-    ExitCode::StateDamaged,
-    ExitCode::DiskFault,
-];
 
 /// Longest reason of an exit; all of it is in the journal.
 const REASON_BYTES_MAX: usize = 1200;
@@ -43,6 +32,7 @@ pub(crate) fn judge(
         .filter(|_| attached)
         .unwrap_or_default();
     let cause = match ended {
+        _ if has_disk_fault(board) => Cause::Verdict(ExitCode::DiskFault),
         Ended::Code(code) => cause_of(role, code, attached, board),
         Ended::Signal(_) => Cause::Crash,
     };
@@ -66,6 +56,12 @@ pub(crate) fn judge(
     (cause, exit)
 }
 
+/// Whether the daemon has said that its disk failed. It says so as soon as it knows: on a sick disk it may not live to exit with the
+/// code, since leaving its mark takes as long as the disk does (STO-FAULT).
+pub(crate) fn has_disk_fault(board: &BoardReader) -> bool {
+    board.get(Gauge::DiskFault) == 1
+}
+
 fn cause_of(role: Role, code: i32, attached: bool, board: &BoardReader) -> Cause {
     match ExitCode::from_code(code) {
         // The cell may be a predecessor's when this process had no time to write its own.
@@ -73,7 +69,7 @@ fn cause_of(role: Role, code: i32, attached: bool, board: &BoardReader) -> Cause
         Some(ExitCode::LinkCorrupt) => board
             .read::<CorruptLink>(Cell::CorruptLink)
             .map_or(Cause::CorruptAttach, |report| blame(role, &report)),
-        Some(code) if VERDICTS.contains(&code) => Cause::Verdict(code),
+        Some(code) if code.is_verdict() => Cause::Verdict(code),
         _ => Cause::Crash,
     }
 }
@@ -82,17 +78,15 @@ fn cause_of(role: Role, code: i32, attached: bool, board: &BoardReader) -> Cause
 fn blame(role: Role, report: &CorruptLink) -> Cause {
     let ends = [report.link.from, report.link.to];
     // A report about a link that the reporter has no end of is nonsense: it must not bring down others.
-    if !ends.contains(&role) || !ends.contains(&report.blame) || ends.contains(&Role::Supervisor) {
+    if !ends.contains(&role) || ends.contains(&Role::Supervisor) {
         return Cause::Crash;
     }
-    let other = if ends[0] == report.blame {
-        ends[1]
-    } else {
-        ends[0]
-    };
-    Cause::CorruptLink {
-        blamed: report.blame,
-        other,
+    match (report.blame, ends) {
+        // What the supervisor wrote when it made the ring is spoiled, by nobody knows whom, nor what else.
+        (Role::Supervisor, _) => Cause::CorruptAttach,
+        (blamed, [from, other]) if blamed == from => Cause::CorruptLink { blamed, other },
+        (blamed, [other, to]) if blamed == to => Cause::CorruptLink { blamed, other },
+        _ => Cause::Crash,
     }
 }
 
@@ -119,5 +113,37 @@ pub(crate) fn reason_of(why: Why) -> &'static str {
         Why::LinkReplaced => "a link that it shared was replaced",
         Why::Escalation => "all daemons are restarted together",
         Why::StopLimit => "it did not stop in time",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mareedb_ipc::{ChannelId, Lane};
+
+    #[test]
+    fn the_writer_is_blamed_and_a_spoiled_header_is_nobodys() {
+        let (from, to) = (Role::Consensus, Role::Storage);
+        let blamed = |role, blame| {
+            let link = ChannelId {
+                from,
+                to,
+                lane: Lane::Log(0),
+            };
+            let what = String::new();
+            super::blame(role, &CorruptLink { link, blame, what })
+        };
+        let cause = |blamed, other| Cause::CorruptLink { blamed, other };
+        assert_eq!(blamed(to, from), cause(from, to));
+        assert_eq!(blamed(to, to), cause(to, from));
+        assert_eq!(blamed(from, to), cause(to, from));
+        assert_eq!(blamed(to, Role::Supervisor), Cause::CorruptAttach);
+        for nonsense in [
+            blamed(Role::Gateway, from),
+            blamed(Role::Gateway, Role::Supervisor),
+            blamed(to, Role::Gateway),
+        ] {
+            assert_eq!(nonsense, Cause::Crash);
+        }
     }
 }

@@ -53,8 +53,8 @@ fn memlock_fault(shards: u16, needed: u64, have: u64) -> StartFault {
             needed >> 10,
             have >> 10
         ),
-        remedy: "set LimitMEMLOCK=64M in the unit (packaging/mareedb.service does), `ulimit -Hl` in a shell, or --ulimit memlock=67108864 in \
-                 Docker; or lower storage.shards"
+        remedy: "set LimitMEMLOCK=64M in the unit (packaging/mareedb.service does), `ulimit -Hl` in a shell, or \
+                 --ulimit memlock=67108864 in Docker; or lower storage.shards"
             .to_owned(),
     }
 }
@@ -112,7 +112,8 @@ fn io_uring_fault(errno: Errno, disabled: Option<u32>, seccomp: Option<u32>) -> 
             "the sysctl kernel.io_uring_disabled is 1: only privileged processes and the group kernel.io_uring_group may use it".to_owned(),
             "set kernel.io_uring_group to a group of the node's user, or sysctl -w kernel.io_uring_disabled=0".to_owned(),
         ),
-        (_, _, Some(2)) => (
+        // A filter that lets io_uring pass is there as well: the unit's own settings are one.
+        (Errno::EPERM | Errno::EACCES, _, Some(2)) => (
             format!("a seccomp filter refuses io_uring ({}); Docker's default profile does so", errno.desc()),
             "run the container with a profile that allows io_uring_setup, io_uring_enter and io_uring_register (docker run \
              --security-opt seccomp=profile.json); in systemd check SystemCallFilter"
@@ -135,8 +136,13 @@ fn io_uring_fault(errno: Errno, disabled: Option<u32>, seccomp: Option<u32>) -> 
             "`strace -e io_uring_setup` shows the refusal; security modules may forbid it".to_owned(),
         ),
     };
+    // What is short now may be there at the next start; for an unfit machine systemd does not try one.
+    let code = match errno {
+        Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EAGAIN => ExitCode::Failed,
+        _ => ExitCode::OsUnfit,
+    };
     StartFault {
-        code: ExitCode::OsUnfit,
+        code,
         what: "cannot use io_uring, which storage needs".to_owned(),
         why,
         remedy,
@@ -149,17 +155,40 @@ mod tests {
 
     #[test]
     fn each_way_to_disable_io_uring_has_its_own_words() {
+        let unfit = ExitCode::OsUnfit;
         let cases = [
-            (Errno::EPERM, Some(2), Some(0), "is 2"),
-            (Errno::EPERM, Some(1), Some(0), "io_uring_group"),
-            (Errno::EPERM, Some(0), Some(2), "seccomp"),
-            (Errno::ENOSYS, None, Some(0), "Linux 5.15"),
-            (Errno::ENOMEM, Some(0), Some(0), "LimitMEMLOCK"),
-            (Errno::EACCES, Some(0), Some(0), "strace"),
+            (Errno::EPERM, Some(2), Some(0), "is 2", unfit),
+            (Errno::EPERM, Some(1), Some(0), "io_uring_group", unfit),
+            (Errno::EPERM, Some(0), Some(2), "seccomp", unfit),
+            (Errno::EACCES, Some(0), Some(2), "seccomp", unfit),
+            (Errno::EACCES, Some(0), Some(0), "strace", unfit),
+            // The unit's own filter lets io_uring pass.
+            (Errno::ENOSYS, None, Some(2), "Linux 5.15", unfit),
+            (
+                Errno::ENOMEM,
+                Some(0),
+                Some(2),
+                "LimitMEMLOCK",
+                ExitCode::Failed,
+            ),
+            (
+                Errno::EMFILE,
+                Some(0),
+                Some(2),
+                "LimitNOFILE",
+                ExitCode::Failed,
+            ),
+            (
+                Errno::ENFILE,
+                Some(0),
+                Some(2),
+                "file-max",
+                ExitCode::Failed,
+            ),
         ];
-        for (errno, disabled, seccomp, word) in cases {
+        for (errno, disabled, seccomp, word, code) in cases {
             let fault = io_uring_fault(errno, disabled, seccomp);
-            assert_eq!(fault.code, ExitCode::OsUnfit);
+            assert_eq!(fault.code, code, "{errno}");
             assert!(fault.to_string().contains(word), "{errno}: {fault}");
         }
     }

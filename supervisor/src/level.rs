@@ -1,8 +1,8 @@
 //! The log level that all four processes share and that a reload changes.
 //!
-//! A memfd holds the level's text. Daemons inherit it and read it when they start and at every SIGHUP, so a daemon that is restarted after a
-//! reload speaks at the same level as the others. Only the supervisor writes, and it sends SIGHUP afterwards: a starting daemon that read
-//! half a text reads again.
+//! A memfd holds the level's text. Daemons inherit it and read it when they start and at every SIGHUP, so a daemon that is
+//! restarted after a reload speaks at the same level as the others. Only the supervisor writes, and it sends SIGHUP afterwards: a
+//! starting daemon that read half a text reads again.
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::File;

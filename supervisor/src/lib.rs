@@ -3,8 +3,9 @@
 //! **Purpose.** It owns what must outlive a daemon (listening sockets, rings, boards, the lock of the data directory) and keeps three
 //! daemons running. A component that dies is not a node that dies.
 //!
-//! **Invariants.** SUP-1 (no connection is refused while it lives: [`sockets`]), SUP-2 (no daemon outlives it: [`spawn`]). It has one thread and
-//! never waits for a child. The restart policy is a pure function ([`plan`]).
+//! **Invariants.** SUP-1 (no connection is refused while it lives: [`sockets`]), SUP-2 (no daemon outlives it: [`spawn`]). All its work
+//! is done by one thread, which never waits for a child; beside it there are only the allocator's, and at a start those that look names
+//! up. The restart policy is a pure function ([`plan`]).
 //!
 //! **Non-goals.** No network protocol, no data files, no database logic, no async runtime.
 
@@ -20,6 +21,7 @@ pub mod sockets;
 pub mod spawn;
 
 mod exits;
+mod names;
 mod node;
 mod patience;
 mod slot;
@@ -124,7 +126,7 @@ fn start(config: &Config, mut options: Options) -> Result<Node, StartError> {
     let start = RandomId::draw();
     // What the daemons inherit is complete: none of them has to find out who it is.
     let mut inherited = config.clone();
-    let address = address::find(config, &address::Machine, wait, &signals)?;
+    let address = address::find(config, wait, &signals)?;
     inherited.server.advertise_addr = Some(address.clone());
     let json = serde_json::to_string(&inherited)
         .map_err(|error| internal("cannot hand the configuration down", &error))?;

@@ -1,15 +1,14 @@
 //! The data directory and its lock: one node owns a directory at a time.
 //!
-//! The lock is a flock on `<data_dir>/LOCK`. storaged inherits the same open file description, so the lock lives until the last process that
-//! could write to the directory is gone, even when the supervisor died first.
+//! The lock is a flock on `<data_dir>/LOCK`. storaged inherits the same open file description, so the lock lives until the last
+//! process that could write to the directory is gone, even when the supervisor died first, or left one behind that sits in the
+//! kernel. Hence nothing here ever unlocks: an explicit LOCK_UN by one holder takes the lock from all of them.
 
 use crate::fault::{StartError, StartFault, words};
 use crate::patience::{Attempt, wait_for};
 use crate::signals::Signals;
 use mareedb_ipc::ExitCode;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -22,7 +21,7 @@ pub const LOCK_FILE: &str = "LOCK";
 /// The held lock.
 #[derive(Debug)]
 pub struct DirLock {
-    file: Flock<File>,
+    file: File,
 }
 
 impl DirLock {
@@ -30,28 +29,19 @@ impl DirLock {
     pub fn take(dir: &Path, limit: Duration, signals: &Signals) -> Result<DirLock, StartError> {
         create_dir(dir)?;
         let path = dir.join(LOCK_FILE);
-        let mut file = Some(open(&path)?);
-        let mut lock = wait_for(signals, limit, || {
-            let candidate = file.take().expect("put back below");
-            match Flock::lock(candidate, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => Attempt::Done(lock),
-                Err((mut back, Errno::EWOULDBLOCK)) => {
-                    let fault = held(&path, limit, &mut back);
-                    file = Some(back);
-                    Attempt::Later(fault)
-                }
-                Err((back, errno)) => {
-                    file = Some(back);
-                    Attempt::Never(cannot(&path, "lock", &io::Error::from(errno)))
-                }
-            }
+        let mut file = open(&path)?;
+        wait_for(signals, limit, || match file.try_lock() {
+            Ok(()) => Attempt::Done(()),
+            Err(TryLockError::WouldBlock) => Attempt::Later(held(&path, limit, &mut file)),
+            Err(TryLockError::Error(error)) => Attempt::Never(cannot(&path, "lock", &error)),
         })?;
-        // Who holds it stands in the file, for the message of whoever comes next. It is a courtesy: failing to write it fails nothing.
-        let _ = lock
+        // Who holds it stands in the file, for the message of whoever comes next. It is a courtesy: failing to write it fails
+        // nothing.
+        let _ = file
             .set_len(0)
-            .and_then(|()| lock.rewind())
-            .and_then(|()| writeln!(lock, "{}", std::process::id()));
-        Ok(DirLock { file: lock })
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(DirLock { file })
     }
 
     /// The descriptor that storaged inherits.
@@ -141,6 +131,10 @@ fn code_of(error: &io::Error, otherwise: ExitCode) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::{Command, Stdio};
+
+    /// A process that another test starts holds all descriptors of this one until it executes.
+    const FREED: Duration = Duration::from_secs(20);
 
     fn signals() -> Signals {
         Signals::take().expect("signals")
@@ -169,7 +163,28 @@ mod tests {
         );
         assert!(text.contains("server.data_dir"), "{text}");
         drop(first);
-        DirLock::take(&data, Duration::ZERO, &signals()).expect("free again");
+        DirLock::take(&data, FREED, &signals()).expect("free again");
+    }
+
+    #[test]
+    fn a_process_that_inherited_the_lock_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DirLock::take(dir.path(), FREED, &signals()).unwrap();
+        // As storaged does: the same open file description, in a process that its supervisor leaves behind.
+        let mut heir = Command::new("sleep")
+            .arg("600")
+            .stdin(Stdio::from(lock.file.try_clone().unwrap()))
+            .spawn()
+            .unwrap();
+        drop(lock);
+        let taken = DirLock::take(dir.path(), Duration::from_millis(50), &signals());
+        heir.kill().unwrap();
+        heir.wait().unwrap();
+        let Err(StartError::Fault(fault)) = taken else {
+            panic!("taken from a living process")
+        };
+        assert_eq!(fault.code, ExitCode::Locked);
+        DirLock::take(dir.path(), FREED, &signals()).expect("free with its end");
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! The node while it runs: one thread, one epoll, no waiting for a child.
+//! The node while it runs: the main thread, one epoll, no waiting for a child.
 //!
 //! It watches signals, a tick, and the pidfd of each daemon, turns what it sees into [`Event`]s, and does the [`Action`]s that the policy
 //! answers. Everything that must outlive a daemon is held here: rings, boards, sockets, the lock.
 
-use crate::exits::{judge, reason_of, unix_ms};
+use crate::exits::{has_disk_fault, judge, reason_of, unix_ms};
 use crate::level::{LEVEL_FD, SharedLevel};
 use crate::lock::DirLock;
 use crate::notify::Notifier;
@@ -208,6 +208,9 @@ impl Node {
                 );
             }
             Action::Finish(code) => {
+                // Of one that not even SIGKILL ended in time there is no exit to be judged.
+                let faulty = self.slots.iter().any(|slot| has_disk_fault(&slot.board));
+                let code = if faulty { ExitCode::DiskFault } else { code };
                 let number = code.code();
                 let meaning = code.meaning();
                 if code == ExitCode::Done {
@@ -337,15 +340,10 @@ impl Node {
         let mut changed = false;
         let mut seen = Vec::new();
         for slot in &mut self.slots {
-            let Some(process) = &slot.process else {
+            if slot.process.is_none() {
                 continue;
-            };
-            let ready = slot.board.get(Gauge::Ready) == 1;
-            let silent = slot
-                .heart
-                .tick(slot.board.beats(), slot.serving, &self.limits);
-            // The board outlives processes: before its first heartbeat, a daemon's Ready is its predecessor's.
-            let serving = ready && slot.heart.is_alive();
+            }
+            let (silent, serving) = slot.look(&self.limits);
             if serving != slot.serving {
                 slot.serving = serving;
                 changed = true;
@@ -355,12 +353,16 @@ impl Node {
                     seen.push(Event::HandedOver);
                 }
             }
-            if slot.missed_reload && slot.heart.is_alive() {
-                slot.missed_reload = false;
+            if slot.missed_reload
+                && slot.heart.is_alive()
+                && let Some(process) = &slot.process
+            {
                 process.signal(Signal::SIGHUP);
+                slot.missed_reload = false;
             }
             if silent && slot.killed.is_none() {
-                seen.push(Event::Silent(slot.role));
+                let for_ms = slot.heart.silent_for_ms(self.limits.tick_ms);
+                seen.push(Event::Silent(slot.role, for_ms));
             }
         }
         for event in seen {

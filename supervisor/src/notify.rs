@@ -1,7 +1,8 @@
 //! systemd's notification protocol: datagrams of `KEY=value` lines to the socket named by NOTIFY_SOCKET.
 //!
-//! Small enough to write down: a library would bring less than it costs. Without the variable everything here does nothing, so the node runs
-//! in the foreground as well. A failed send is dropped: systemd's time limits are the answer to it, not a retry that blocks.
+//! Small enough to write down: a library would bring less than it costs. Without the variable everything here does nothing, so the
+//! node runs in the foreground as well. A failed send is dropped: systemd's time limits are the answer to it, not a retry that
+//! blocks.
 
 use nix::time::{ClockId, clock_gettime};
 use std::ffi::{OsStr, OsString};

@@ -1,9 +1,9 @@
 //! One daemon as the supervisor sees it: its process, if any, its heart, and what is shown of it.
 
 use crate::exits::unix_ms;
-use crate::plan::{Heart, Why};
+use crate::plan::{Heart, Limits, Why};
 use crate::spawn::Process;
-use mareedb_ipc::{BoardReader, DaemonState, DaemonStatus, LastExit, Role};
+use mareedb_ipc::{BoardReader, DaemonState, DaemonStatus, Gauge, LastExit, Role};
 use std::fs;
 
 /// A daemon.
@@ -68,6 +68,16 @@ impl Slot {
         self.last_exit = Some(exit);
     }
 
+    /// A tick: whether the process has been silent for too long, and whether it says that it serves.
+    ///
+    /// The board outlives processes: before its first heartbeat, a daemon's Ready is its predecessor's, which it takes back before it
+    /// beats. So the heart goes first: whoever saw the beat sees that, too.
+    pub fn look(&mut self, limits: &Limits) -> (bool, bool) {
+        let silent = self.heart.tick(self.board.beats(), self.serving, limits);
+        let ready = self.board.get(Gauge::Ready) == 1;
+        (silent, ready && self.heart.is_alive())
+    }
+
     /// Restarts so far.
     pub fn restarts(&self) -> u64 {
         self.spawns.saturating_sub(1)
@@ -113,6 +123,57 @@ fn resident_bytes(pid: u32) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mareedb_ipc::wire::RandomId;
+    use mareedb_ipc::{NodeMemory, RingSizes, Topology};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A start over and over: it takes its predecessor's Ready back, then beats, while the supervisor looks.
+    #[test]
+    fn readiness_of_a_predecessor_is_not_believed() {
+        const STARTS: u64 = 20_000;
+        let ring = 1 << 16;
+        let topology = Topology {
+            shards: 1,
+            readers: 1,
+            sizes: RingSizes {
+                log: ring,
+                client: ring,
+                peer: ring,
+                bulk: ring,
+                read: ring,
+            },
+        };
+        let memory = NodeMemory::create(topology, "{}", RandomId::draw()).unwrap();
+        let board = memory.board();
+        let limits = Limits {
+            tick_ms: 1,
+            serving_ms: 1 << 40,
+            starting_ms: 1 << 40,
+        };
+        let start = AtomicU64::new(0);
+        let mut believed = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 1..=STARTS {
+                    while start.load(Ordering::Acquire) < number {
+                        std::hint::spin_loop();
+                    }
+                    board.set(Gauge::Ready, 0);
+                    board.beat();
+                }
+            });
+            for number in 1..=STARTS {
+                board.set(Gauge::Ready, 1);
+                let mut slot = Slot::new(Role::Supervisor, memory.read_board(Role::Supervisor));
+                start.store(number, Ordering::Release);
+                while !slot.heart.is_alive() {
+                    let (_, serving) = slot.look(&limits);
+                    believed += u64::from(serving);
+                }
+            }
+        });
+        assert_eq!(believed, 0, "of {STARTS} starts");
+    }
 
     #[test]
     fn the_resident_set_of_this_process_is_not_nothing() {

@@ -1,10 +1,11 @@
 //! Starting a daemon.
 //!
 //! **Invariants.**
-//! - SUP-2: a daemon never outlives its supervisor. PDEATHSIG kills it when the supervisor's *main thread* ends, so daemons are started from
-//!   there only; the window before the child has asked for that signal is closed by comparing getppid with the pid that forked it.
-//! - A daemon is the same version as its supervisor: what is executed is a descriptor of the supervisor's own executable that was opened at
-//!   the start, not a path that an upgrade may have replaced since.
+//! - SUP-2: a daemon never outlives its supervisor. PDEATHSIG kills it when the supervisor's *main thread* ends, so daemons are
+//!   started from there only; the window before the child has asked for that signal is closed by comparing getppid with the pid
+//!   that forked it.
+//! - A daemon is the same version as its supervisor: what is executed is a descriptor of the supervisor's own executable that was
+//!   opened at the start, not a path that an upgrade may have replaced since.
 //! - A daemon inherits stdio and what its inheritance names; every other descriptor is close-on-exec.
 //! - Each daemon leads a process group of its own, so that Ctrl-C in a terminal reaches the supervisor alone.
 
@@ -120,8 +121,8 @@ pub fn spawn(
     for name in VARIABLES {
         command.env_remove(name);
     }
-    // SAFETY: between fork and exec only system calls are made: prctl, getppid, sigprocmask, fcntl. Nothing allocates or locks; the vector was
-    // built before the fork.
+    // SAFETY: between fork and exec only system calls are made: prctl, getppid, sigprocmask, fcntl. Nothing allocates or locks; the
+    // vector was built before the fork.
     unsafe {
         command.pre_exec(move || {
             set_pdeathsig(Signal::SIGKILL)?;

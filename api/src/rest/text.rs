@@ -26,7 +26,7 @@ pub enum TextError {
     #[error("the bytes are not UTF-8; leave ?encoding=utf8 out to get base64")]
     NotUtf8,
     /// The name of the encoding.
-    #[error("unknown encoding; known are base64 and utf8")]
+    #[error("no encoding of this version: base64 or utf8")]
     UnknownEncoding,
 }
 

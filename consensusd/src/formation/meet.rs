@@ -163,16 +163,17 @@ impl Formation {
                 (_, Some(_)) => refuse(
                     "EMPTY_DIRECTORY",
                     format!(
-                        "'{}' is a member of cluster {} with another data directory: bring that directory back, or run \
-                         `maree-db-cli cluster remove-node {} --force`, then `maree-db-cli cluster add-node {}`",
-                        facts.name, formed.cluster, facts.name, facts.addr
+                        "'{}' is a member of cluster {} with another data directory: bring that very directory back, never an older copy of \
+                         it; this version cannot replace a member, see docs/runbooks/lost-node.md",
+                        facts.name, formed.cluster
                     ),
                 ),
                 (_, None) => refuse(
                     "WAITING_FOR_ADD_NODE",
                     format!(
-                        "cluster {} exists without '{}': run `maree-db-cli cluster add-node {}` on one of its nodes",
-                        formed.cluster, facts.name, facts.addr
+                        "cluster {} exists without '{}', and this version adds no members: stop this node, or correct cluster.peers if it was \
+                         to form a cluster of its own",
+                        formed.cluster, facts.name
                     ),
                 ),
             };

@@ -85,11 +85,14 @@ struct Seen {
 }
 
 enum Pending {
+    /// The first identity is to be written. Asked once: a second write's end would be taken for that of a later one.
+    Unwritten,
+    /// The first identity is being written.
     Identity,
+    /// The identity with the cluster in it is being written.
+    Formed,
     /// Somebody waits for the answer.
-    Acceptance {
-        answer_to: Option<String>,
-    },
+    Acceptance { answer_to: Option<String> },
 }
 
 impl Formation {
@@ -176,7 +179,9 @@ impl Formation {
             draw,
         };
         if fresh {
-            formation.pending.insert(IDENTITY.into(), Pending::Identity);
+            formation
+                .pending
+                .insert(IDENTITY.into(), Pending::Unwritten);
         }
         Ok(formation)
     }
@@ -268,11 +273,15 @@ impl Formation {
         {
             self.refused = None;
         }
-        if let Some(Pending::Identity) = self.pending.get(IDENTITY)
-            && self.identity.formed.is_none()
-        {
-            actions.push(self.save_identity());
-            return actions;
+        match self.pending.get(IDENTITY) {
+            Some(Pending::Unwritten) => {
+                self.pending.insert(IDENTITY.into(), Pending::Identity);
+                actions.push(self.save_identity());
+                return actions;
+            }
+            // Who this node is, is told when it is certain to stay.
+            Some(Pending::Identity) => return actions,
+            _ => {}
         }
         self.seen
             .retain(|_, seen| now.saturating_sub(seen.at) <= SILENCE_MS);
@@ -340,7 +349,7 @@ impl Formation {
 
     fn form(&mut self, proposal: Proposal) -> Action {
         self.identity.formed = Some(proposal);
-        self.pending.insert(IDENTITY.into(), Pending::Identity);
+        self.pending.insert(IDENTITY.into(), Pending::Formed);
         self.save_identity()
     }
 

@@ -480,3 +480,29 @@ fn a_node_alone_listens_to_nobody_before_it_has_formed() {
         [Action::Send(_, Message::Refuse(_))]
     ));
 }
+
+/// FORM-1: a cluster is formed here when its record is durable, whatever ends before.
+#[test]
+fn only_the_record_of_the_cluster_completes_it() {
+    let mut config = Config::default();
+    config.cluster.enabled = false;
+    let draw = Box::new(|| RandomId(1));
+    let mut formation = Formation::new(&config, "node1", "a", "rest", &[], draw).unwrap();
+    let saves = |actions: Vec<Action>| {
+        let save = |action: &Action| matches!(action, Action::Save(_));
+        actions.iter().filter(|action| save(action)).count()
+    };
+    // However long the first write takes, it is one.
+    let asked: usize = (0..5).map(|turn| saves(formation.tick(turn * 100))).sum();
+    assert_eq!(
+        asked, 1,
+        "the end of a second one would complete a later write"
+    );
+    formation.saved(IDENTITY);
+    assert_eq!(saves(formation.tick(500)), 1, "it accepts its own proposal");
+    formation.saved(ACCEPTED);
+    assert_eq!(saves(formation.tick(600)), 1, "all have accepted");
+    assert!(formation.formed().is_none(), "nothing of it is durable");
+    formation.saved(IDENTITY);
+    assert!(formation.formed().is_some());
+}

@@ -62,8 +62,13 @@ impl Host {
             incarnation: self.incarnation,
             report,
         };
+        let takes = Frame::Takes {
+            leadership: self.takes_leadership(),
+            command_bytes: self.exchange.takes().own() as u64,
+        };
         for addr in self.formation.iter().flat_map(Formation::targets) {
             self.exchange.tell(&addr, &frame);
+            self.exchange.tell(&addr, &takes);
             if self.stalled {
                 self.exchange.tell(&addr, &Frame::DiskStalled);
             }
@@ -139,9 +144,10 @@ impl Host {
             return;
         };
         let formed = formation.formed();
-        let targets: Vec<Target> = formation
-            .targets()
-            .into_iter()
+        let addrs = formation.targets();
+        let targets: Vec<Target> = addrs
+            .iter()
+            .cloned()
             .map(|addr| Target {
                 node: formed
                     .and_then(|formed| {
@@ -156,6 +162,10 @@ impl Host {
             .collect();
         let current = (self.identity(), targets);
         if self.sent_targets.as_ref() != Some(&current) {
+            if formed.is_some() {
+                self.peers.keep(&addrs);
+                self.exchange.keep(&addrs);
+            }
             self.client.tell(&FromConsensus::Targets {
                 me: Box::new(current.0.clone()),
                 targets: current.1.clone(),

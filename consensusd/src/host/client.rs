@@ -61,14 +61,8 @@ impl Host {
     }
 
     pub(super) fn admin(&mut self, call: u64, request: &AdminRequest) {
-        let to = match request {
-            AdminRequest::TransferLeadership { to } => *to,
-            AdminRequest::Drain => {
-                self.drain();
-                None
-            }
-        };
-        let result = self.hand_over(to);
+        let AdminRequest::TransferLeadership { to } = request;
+        let result = self.hand_over(*to);
         self.client.admin(self.client.call(call), result);
     }
 }

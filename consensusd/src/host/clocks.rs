@@ -18,18 +18,17 @@ impl Host {
         let held_ms = self.clock.watch(ahead);
         self.board.set(Gauge::ClockHeldMs, held_ms);
         // Better a leader whose clock is wrong, and which no revision follows, than none.
-        let led = |(replica, _): &(Replica, _)| {
+        let has_leader = |(replica, _): &(Replica, _)| {
             metrics(replica).state == ServerState::Leader
                 || replica.leader_silence_ms() < u128::from(LEADERLESS_MS)
         };
-        let barred = ahead.is_some() && self.replicas.values().all(led);
+        let barred = ahead.is_some() && self.replicas.values().all(has_leader);
         if barred != self.barred {
             self.barred = barred;
-            self.let_elect();
+            self.let_stand();
         }
-        let led = self.replicas.values();
-        let led = led.filter(|(replica, _)| metrics(replica).state == ServerState::Leader);
-        let led = led.count();
+        let leads = |(replica, _): &&(Replica, _)| metrics(replica).state == ServerState::Leader;
+        let led = self.replicas.values().filter(leads).count();
         if led == 0 || led > self.led {
             self.settling_since = now;
         }

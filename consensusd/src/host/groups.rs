@@ -1,6 +1,6 @@
 //! The groups' lives: started from what storaged holds, watched, bounded, started anew alone.
 
-use super::{Event, FAILURES_MAX, Host};
+use super::{Event, FAILURES_MAX, FAILURES_MS, Host};
 use crate::formation::Proposal;
 use crate::replica::{Parts, Replica};
 use crate::rt;
@@ -12,6 +12,22 @@ use mareedb_ipc::wire::storage::StorageRequest;
 use mareedb_ipc::{Alarm, Gauge};
 use openraft::ServerState;
 use openraft::errors::Fatal;
+use std::collections::VecDeque;
+
+/// When groups have ended lately.
+#[derive(Default)]
+pub(super) struct Failures(VecDeque<u64>);
+
+impl Failures {
+    /// One more; how many there were within [`FAILURES_MS`].
+    fn another(&mut self, now: u64) -> usize {
+        self.0.push_back(now);
+        while self.0.front().is_some_and(|at| now - at > FAILURES_MS) {
+            self.0.pop_front();
+        }
+        self.0.len()
+    }
+}
 
 impl Host {
     /// A new storaged has applied what its files hold, and readers wait for what its predecessor had applied: it applies
@@ -62,11 +78,10 @@ impl Host {
             }
         }
         for (group, storage) in failed {
-            self.failures += 1;
             // What fails again and again is no accident: the process ends with evidence, and its successor starts over.
             assert!(
-                self.failures <= FAILURES_MAX,
-                "{group} has ended, and groups did so {FAILURES_MAX} times before"
+                self.failures.another(now) <= FAILURES_MAX,
+                "{group} has ended, and groups did so {FAILURES_MAX} times within {FAILURES_MS} ms"
             );
             if storage {
                 self.unsound.insert(group);
@@ -185,6 +200,7 @@ impl Host {
                         restored: started.restored,
                         applied: started.applied,
                         link: started.link,
+                        tenure: started.tenure,
                         exchange: started.exchange,
                         client,
                         clock,
@@ -198,5 +214,23 @@ impl Host {
             let _ = report.send(event);
             wake.wake();
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_that_are_far_apart_are_accidents() {
+        let mut failures = Failures::default();
+        for number in 0..100 {
+            assert_eq!(failures.another(number * (FAILURES_MS + 1)), 1);
+        }
+        let now = 100 * (FAILURES_MS + 1);
+        let counted: Vec<usize> = (0..3)
+            .map(|number| failures.another(now + number))
+            .collect();
+        assert_eq!(counted, [1, 2, 3]);
     }
 }

@@ -2,24 +2,76 @@
 
 use super::{CALM_MS, CLOSE, CLOSE_MS, FOLLOW_MS, HAND_OVER_MS, Host, STORAGE_AWAY_MS};
 use crate::formation::Formation;
-use crate::replica::Stands;
+use crate::replica::{Replica, Stands};
 use crate::rt;
 use crate::view::metrics;
 use mareedb_ipc::Gauge;
 use mareedb_ipc::wire::gateway::ConsensusError;
 use mareedb_ipc::wire::{GroupId, META_GROUP, NodeId};
 use openraft::ServerState;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Why leaderships are handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// Somebody wishes another leader: all groups or none, and to one node.
+    Asked,
+    /// This node had better not lead: whatever can go goes.
+    GivingUp,
+    /// It is about to stop.
+    Leaving,
+}
+
+/// A replica that could take a group over, with what speaks for it. A clock that is right is worth more than some entries, and the one with
+/// the longest log loses the least time.
+#[derive(Clone, Debug)]
+struct Heir {
+    close: bool,
+    right: bool,
+    matched: Option<u64>,
+    replica: u64,
+    name: String,
+}
+
+/// Those of one group, by node.
+type Heirs = BTreeMap<NodeId, Heir>;
+
+/// The best node among those that could take over each of these groups.
+fn one_for_all<'a>(groups: impl Iterator<Item = &'a Heirs> + Clone) -> Option<NodeId> {
+    let first = groups.clone().next()?;
+    let of = |node: &NodeId| -> Option<Vec<&Heir>> {
+        groups.clone().map(|heirs| heirs.get(node)).collect()
+    };
+    let able = first.keys().filter_map(|node| {
+        let heirs = of(node)?;
+        let close = heirs.iter().all(|heir| heir.close);
+        let right = heirs.iter().all(|heir| heir.right);
+        let matched: u64 = heirs.iter().filter_map(|heir| heir.matched).sum();
+        Some((close, right, matched, *node))
+    });
+    able.max().map(|(.., node)| node)
+}
+
+fn begin_transfer(replica: &Replica, to: u64) {
+    let raft = replica.raft().clone();
+    rt::spawn(async move {
+        if let Err(error) = raft.trigger().transfer_leader(to).await {
+            tracing::warn!(%error, "leadership transfer");
+        }
+    });
+}
 
 impl Host {
     /// From now on this node takes no leadership: it is about to stop.
     pub fn drain(&mut self) {
         self.draining = true;
-        self.let_elect();
+        self.let_stand();
+        // The others are told at once.
+        self.next.ping = 0;
     }
 
     /// Whether replicas of this node stand for election.
-    pub(super) fn standing(&self) -> Stands {
+    pub(super) fn stands(&self) -> Stands {
         if self.draining || self.stalled {
             Stands::No
         } else if self.barred {
@@ -29,26 +81,32 @@ impl Host {
         }
     }
 
-    pub(super) fn let_elect(&self) {
+    /// Tells the replicas.
+    pub(super) fn let_stand(&self) {
         for (replica, _) in self.replicas.values() {
-            replica.let_stand(self.standing());
+            replica.let_stand(self.stands());
         }
     }
 
-    /// Hands the leaderships of this node to another one that can take over at once.
-    ///
-    /// # Errors
-    /// This node leads nothing, or nobody can take over.
-    pub fn hand_over(&mut self, to: Option<NodeId>) -> Result<String, ConsensusError> {
-        self.transfer(to, false)
+    /// Whether leadership that is handed to this node is taken at once: a candidate has to write its vote. The clock is told apart.
+    pub(super) fn takes_leadership(&self) -> bool {
+        self.stands() != Stands::No && self.storage_serves
     }
 
-    /// The same for a node that is about to stop: better anybody than nobody.
+    /// Hands all leaderships of this node to one other that can take over at once, and names it.
+    ///
+    /// # Errors
+    /// This node leads nothing, or nobody can take over all of it.
+    pub fn hand_over(&mut self, to: Option<NodeId>) -> Result<String, ConsensusError> {
+        self.transfer(to, Manner::Asked)
+    }
+
+    /// Hands leaderships over since this node is about to stop: better anybody than nobody.
     ///
     /// # Errors
     /// This node leads nothing, or no other voter is online.
     pub fn leave(&mut self) -> Result<String, ConsensusError> {
-        self.transfer(None, true)
+        self.transfer(None, Manner::Leaving)
     }
 
     /// Whether who has `matched` entries of a group that this node leads could lead it at once. The log is asked for by both sides of a
@@ -62,56 +120,68 @@ impl Host {
                     .is_some_and(|lag| lag < CLOSE_MS))
     }
 
-    fn transfer(&mut self, to: Option<NodeId>, leaving: bool) -> Result<String, ConsensusError> {
+    /// Who can take over a group that this node leads.
+    fn heirs(&self, replica: &Replica, to: Option<NodeId>, manner: Manner, now: u64) -> Heirs {
+        let metrics = metrics(replica);
+        let membership = &metrics.membership_config;
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        let others = metrics.replication.iter().flatten();
+        others
+            .filter(|(id, _)| **id != metrics.id && voters.contains(id))
+            .filter_map(|(id, matched)| {
+                let place = membership.get_node(id)?;
+                let wanted = to.is_none_or(|to| to == place.node);
+                // A target must be reachable, or the transfer blocks.
+                let sound = self.peers.takes_leadership(&place.addr, now);
+                let right = !self.peers.clock_ahead(&place.addr);
+                // From one clock that is ahead to another one nothing is won.
+                let better = right || self.clock_ahead_ms.is_none();
+                let matched = matched.as_ref().map(|id| id.index);
+                let close = self.is_close(replica.group(), matched, metrics.last_log_index, now);
+                let fit = wanted && sound && (manner == Manner::Leaving || (better && close));
+                let heir = Heir {
+                    close,
+                    right,
+                    matched,
+                    replica: *id,
+                    name: place.name.clone(),
+                };
+                fit.then_some((place.node, heir))
+            })
+            .collect()
+    }
+
+    /// Names who takes over; several only if this node gives up what it can.
+    fn transfer(&mut self, to: Option<NodeId>, manner: Manner) -> Result<String, ConsensusError> {
         let now = self.now();
-        let (mut names, mut nobody) = (BTreeSet::new(), false);
-        for (replica, _) in self.replicas.values() {
-            let metrics = metrics(replica);
-            if metrics.state != ServerState::Leader {
-                continue;
-            }
-            let voters: BTreeSet<u64> = metrics.membership_config.voter_ids().collect();
-            // A target must be reachable, or the transfer blocks. A clock that is right is worth more than some entries, and
-            // the one with the longest log loses the least time.
-            let target = metrics
-                .replication
-                .iter()
-                .flatten()
-                .filter(|(id, _)| **id != metrics.id && voters.contains(id))
-                .filter_map(|(id, matched)| {
-                    let place = metrics.membership_config.get_node(id)?;
-                    let wanted = to.is_none_or(|to| to == place.node);
-                    let sound = self.peers.online(&place.addr, now)
-                        && !self.peers.stalled(&place.addr, now);
-                    let right = !self.peers.clock_ahead(&place.addr);
-                    // From one clock that is ahead to another one nothing is won.
-                    let better = right || self.clock_ahead_ms.is_none();
-                    let matched = matched.as_ref().map(|id| id.index);
-                    let close =
-                        self.is_close(replica.group(), matched, metrics.last_log_index, now);
-                    (wanted && sound && (leaving || (better && close)))
-                        .then(|| (close, right, matched, *id, place.name.clone()))
-                })
-                .max();
-            let Some((.., target, name)) = target else {
-                nobody = true;
-                continue;
-            };
-            names.insert(name);
-            let raft = replica.raft().clone();
-            rt::spawn(async move {
-                if let Err(error) = raft.trigger().transfer_leader(target).await {
-                    tracing::warn!(%error, "leadership transfer");
-                }
-            });
+        let led: Vec<(&Replica, Heirs)> = self
+            .replicas
+            .values()
+            .map(|(replica, _)| replica)
+            .filter(|replica| metrics(replica).state == ServerState::Leader)
+            .map(|replica| (replica, self.heirs(replica, to, manner, now)))
+            .collect();
+        if led.is_empty() {
+            return Err(ConsensusError::NotLeader { leader: None });
         }
-        if nobody && names.is_empty() {
-            return Err(ConsensusError::Refused(
-                "no other voter is online, with a disk that writes, a clock that is right and nearly all of the log, to take over leadership".into(),
-            ));
+        let one = one_for_all(led.iter().map(|(_, heirs)| heirs));
+        let mut names = BTreeSet::new();
+        for (replica, heirs) in &led {
+            let heir = match one {
+                Some(node) => heirs.get(&node),
+                None if manner == Manner::Asked => None,
+                None => one_for_all(std::iter::once(heirs)).and_then(|node| heirs.get(&node)),
+            };
+            let Some(heir) = heir else { continue };
+            names.insert(heir.name.clone());
+            begin_transfer(replica, heir.replica);
         }
         if names.is_empty() {
-            return Err(ConsensusError::NotLeader { leader: None });
+            let what = "online, with a disk that writes, a clock that is right and nearly all of the log, to take over leadership";
+            return Err(ConsensusError::Refused(match to {
+                Some(_) => format!("the node that is to lead is no voter that is {what}"),
+                None => format!("no other voter is {what}"),
+            }));
         }
         Ok(names.into_iter().collect::<Vec<_>>().join(", "))
     }
@@ -168,20 +238,23 @@ impl Host {
                 .map(|(id, _)| *id);
             if let Some(target) = target {
                 tracing::info!(group = %replica.group(), %meta, "leadership follows the meta group's");
-                let raft = replica.raft().clone();
-                rt::spawn(async move {
-                    if let Err(error) = raft.trigger().transfer_leader(target).await {
-                        tracing::warn!(%error, "leadership transfer");
-                    }
-                });
+                begin_transfer(replica, target);
             }
         }
     }
 
     /// A leader whose disk stalls hands over, and stands for no election before a write has completed again.
     pub(super) fn mind_the_disk(&mut self, now: u64) {
-        if self.storage_board.get(Gauge::Ready) == 1 {
+        let ready = self.storage_board.get(Gauge::Ready) == 1;
+        if ready {
             self.storage_seen = Some(now);
+        }
+        // Before it has served for the first time there is nothing to lead.
+        let serves = ready || self.storage_seen.is_none();
+        if serves != self.storage_serves {
+            self.storage_serves = serves;
+            // Whoever leads is told at once, so that it hands nothing over to a node that cannot write its vote.
+            self.next.ping = 0;
         }
         // A storaged that starts over a disk that stands still cannot say so; and no leader can do without one for long.
         let away = self
@@ -196,7 +269,7 @@ impl Host {
             .is_some_and(|at| now.saturating_sub(at) < CALM_MS);
         if stalled != self.stalled {
             self.stalled = stalled;
-            self.let_elect();
+            self.let_stand();
             // The others are told at once.
             self.next.ping = 0;
             if stalled {
@@ -216,10 +289,81 @@ impl Host {
     pub(super) fn give_up_leading(&mut self, why: &str, now: u64) {
         if now >= self.next.hand_over && self.leads() {
             self.next.hand_over = now + HAND_OVER_MS;
-            match self.hand_over(None) {
+            match self.transfer(None, Manner::GivingUp) {
                 Ok(to) => tracing::info!(to, "{why}: leadership is handed over"),
                 Err(error) => tracing::warn!(%error, "{why}, and leadership stays"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::Lanes;
+    use mareedb_config::Config;
+    use mareedb_ipc::testing::NodeInProcess;
+    use mareedb_ipc::{Lane, Role};
+    use std::sync::Arc;
+
+    fn heirs(of: &[(u64, bool, bool, u64)]) -> Heirs {
+        of.iter()
+            .map(|(node, close, right, matched)| {
+                let heir = Heir {
+                    close: *close,
+                    right: *right,
+                    matched: Some(*matched),
+                    replica: *node,
+                    name: format!("node{node}"),
+                };
+                (NodeId(*node), heir)
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_about_to_stop_says_so() {
+        let node = NodeInProcess::small("{}");
+        let mut inheritance = node.attach(Role::Consensus);
+        let lanes = Lanes {
+            from_storage: inheritance.receiver(Role::Storage, Lane::Log(0)),
+            to_client: inheritance.sender(Role::Gateway, Lane::Client),
+            from_client: inheritance.receiver(Role::Gateway, Lane::Client),
+            to_peer: inheritance.sender(Role::Gateway, Lane::Peer),
+            from_peer: inheritance.receiver(Role::Gateway, Lane::Peer),
+            to_bulk: inheritance.sender(Role::Gateway, Lane::Bulk),
+            from_bulk: inheritance.receiver(Role::Gateway, Lane::Bulk),
+        };
+        let mut host = Host::new(
+            Config::default(),
+            "node1".into(),
+            inheritance.board(),
+            inheritance.peer_board(Role::Storage),
+            lanes,
+            inheritance.sender(Role::Storage, Lane::Log(0)),
+            Arc::default(),
+        );
+        assert!(host.takes_leadership());
+        host.next.ping = 1_000;
+        host.drain();
+        assert!(!host.takes_leadership());
+        assert_eq!(host.next.ping, 0, "at once");
+    }
+
+    #[test]
+    fn one_node_takes_all_groups_over_or_none_does() {
+        let best = |groups: &[Heirs]| one_for_all(groups.iter());
+        // Each is ahead in one group: the longer logs together decide, not each group by itself.
+        let meta = heirs(&[(2, true, true, 10), (3, true, true, 9)]);
+        let data = heirs(&[(2, true, true, 100), (3, true, true, 105)]);
+        assert_eq!(best(&[meta.clone(), data]), Some(NodeId(3)));
+        // Who cannot take all takes nothing.
+        let data = heirs(&[(2, true, true, 100)]);
+        assert_eq!(best(&[meta.clone(), data]), Some(NodeId(2)));
+        assert_eq!(best(&[meta, heirs(&[])]), None);
+        // A right clock is worth more than entries, being close more than both.
+        let mixed = heirs(&[(1, true, false, 9), (2, true, true, 5), (3, false, true, 7)]);
+        assert_eq!(best(&[mixed]), Some(NodeId(2)));
+        assert_eq!(best(&[]), None);
     }
 }

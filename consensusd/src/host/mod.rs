@@ -18,6 +18,7 @@ use crate::offsets::Offsets;
 use crate::peers::{Ages, Peers};
 use crate::replica::Replica;
 use crate::rt;
+use crate::takes::Takes;
 use crate::wake::Wake;
 use mareedb_config::Config;
 use mareedb_ipc::wire::gateway::{FromConsensus, Target};
@@ -61,8 +62,10 @@ const CALM_MS: u64 = 1_000;
 const STORAGE_AWAY_MS: u64 = 1_500;
 /// While the disk stalls leadership is handed over again so often.
 const HAND_OVER_MS: u64 = 500;
-/// Groups may end so often before the process does.
-const FAILURES_MAX: u32 = 5;
+/// Groups may end so often within some time before the process does.
+const FAILURES_MAX: usize = 5;
+/// That time: failures that are further apart than this have nothing to do with each other.
+const FAILURES_MS: u64 = 600_000;
 
 /// The rings.
 pub struct Lanes {
@@ -139,17 +142,19 @@ pub struct Host {
     settling_since: u64,
     /// When the disk was last seen to stall.
     stalled_at: Option<u64>,
-    /// When storaged last served.
+    /// Whether storaged serves.
+    storage_serves: bool,
+    /// When it last did.
     storage_seen: Option<u64>,
     /// Groups that have ended and wait for what storaged holds of them, with the number of the Hello that asked for it: an
     /// answer to an earlier one is from before they ended.
     ended: BTreeMap<GroupId, u64>,
     /// The number of the last Hello to storaged.
-    hello: u64,
+    storage_hello: u64,
     /// Groups that met a storage error: their leadership is not restored in this process.
     unsound: BTreeSet<GroupId>,
-    /// How often a group has ended.
-    failures: u32,
+    /// When groups have ended lately.
+    failures: groups::Failures,
 }
 
 struct Bootstrapped {
@@ -185,7 +190,9 @@ impl Host {
         let peer = Outbox::before(&lanes.to_peer, wake.clone());
         let bulk = Outbox::before(&lanes.to_bulk, wake.clone());
         let client = Client::new(to_client.clone());
-        let exchange = Exchange::new(peer.clone(), bulk.clone());
+        // Rings to and from gatewayd are of one size.
+        let takes = Takes::new(to_storage.max_message(), lanes.to_peer.max_message());
+        let exchange = Exchange::new(peer.clone(), bulk.clone(), takes);
         let (report, events) = mpsc::unbounded_channel();
         let link = LogLink::new(to_storage, wake.clone());
 
@@ -240,11 +247,12 @@ impl Host {
             led: 0,
             settling_since: 0,
             stalled_at: None,
+            storage_serves: true,
             storage_seen: None,
             ended: BTreeMap::new(),
-            hello: 0,
+            storage_hello: 0,
             unsound: BTreeSet::new(),
-            failures: 0,
+            failures: groups::Failures::default(),
         }
     }
 
@@ -262,8 +270,8 @@ impl Host {
 
     /// storaged finishes all that is in the ring, then tells what it holds.
     fn hello_to_storage(&mut self) {
-        self.hello += 1;
-        let (link, number) = (self.link.clone(), self.hello);
+        self.storage_hello += 1;
+        let (link, number) = (self.link.clone(), self.storage_hello);
         rt::spawn(async move {
             let epoch = link.epoch();
             link.send(&ToStorage::Hello { epoch, number }, Done::Nobody)
@@ -327,7 +335,7 @@ impl Host {
                     records,
                     ..
                 }) if epoch == self.link.epoch() => {
-                    self.bootstrap(number, generation, replicas, &records);
+                    self.told_state(number, generation, replicas, &records);
                 }
                 Some(FromStorage::Up { .. }) => self.apply_again(),
                 _ => {}
@@ -336,7 +344,8 @@ impl Host {
         Ok(false)
     }
 
-    fn bootstrap(
+    /// storaged has told what it holds: at the start, and each time that a group has ended.
+    fn told_state(
         &mut self,
         number: u64,
         generation: RandomId,
@@ -353,17 +362,26 @@ impl Host {
             replicas,
         });
         if again.is_some() {
-            // Asked for by groups that have ended, see `watch_groups`.
-            let told: Vec<GroupId> = self
-                .ended
-                .extract_if(.., |_, asked| *asked <= number)
-                .map(|(group, _)| group)
-                .collect();
-            for group in told {
-                self.start_replica(group);
-            }
-            return;
+            self.restart_ended(number);
+        } else {
+            self.come_to_life(records);
         }
+    }
+
+    /// Groups that have ended, see `watch_groups`, start anew from the state that the Hello of this number asked for.
+    fn restart_ended(&mut self, number: u64) {
+        let told: Vec<GroupId> = self
+            .ended
+            .extract_if(.., |_, asked| *asked <= number)
+            .map(|(group, _)| group)
+            .collect();
+        for group in told {
+            self.start_replica(group);
+        }
+    }
+
+    /// Who this node is, and to which cluster it belongs, is in its records.
+    fn come_to_life(&mut self, records: &[NodeRecord]) {
         let addr = self.own_addr(self.config.cluster.consensus_port);
         let rest_addr = self.own_addr(self.config.server.rest_port);
         match Formation::new(
@@ -408,12 +426,12 @@ impl Host {
                     if !planted(Fault::StartedUnapplied) {
                         self.apply_of(&replica);
                     }
-                    replica.let_stand(self.standing());
+                    replica.let_stand(self.stands());
                     self.replicas.insert(replica.group(), (replica, range));
                 }
                 Event::Ended(group) => {
                     self.hello_to_storage();
-                    self.ended.insert(group, self.hello);
+                    self.ended.insert(group, self.storage_hello);
                 }
                 Event::Broken(why) => panic!("a replica cannot start: {why}"),
             }

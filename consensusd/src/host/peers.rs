@@ -47,7 +47,10 @@ impl Host {
                     if let Some(formation) = &mut self.formation {
                         formation.connected(&addr, peer.identity.incarnation);
                     }
-                    self.exchange.evidence().heard(&addr);
+                    // Whoever else listens there now, the member is not back.
+                    if self.is_member(&peer) || !self.is_formed() {
+                        self.exchange.evidence().heard(&addr);
+                    }
                     self.peers.up(&addr, *peer);
                     self.exchange.up(&addr);
                     self.resume_replication(&addr);
@@ -57,7 +60,10 @@ impl Host {
             }
             PeerIn::Down { addr, why } => {
                 if !bulk {
-                    tracing::info!(addr, ?why, "not connected");
+                    // A refusal is told again and again.
+                    if self.peers.why_down(&addr) != Some(why) {
+                        tracing::info!(addr, ?why, "not connected");
+                    }
                     self.peers.down(&addr, why);
                     self.exchange.down(&addr);
                     if why == DownReason::Refused {
@@ -86,9 +92,16 @@ impl Host {
 
     pub(super) fn frame(&mut self, from: &PeerHello, frame: Frame, now: u64) {
         let addr = from.identity.addr.as_str();
-        self.peers.heard(addr, from, now);
-        self.exchange.evidence().heard(addr);
+        let member = self.is_member(from);
+        // Before there is a cluster everybody is a stranger, and shown as whoever he says he is.
+        if member || !self.is_formed() {
+            self.peers.heard(addr, from, now);
+            self.exchange.evidence().heard(addr);
+        }
         match frame {
+            // What only members are believed.
+            Frame::Ping { .. } | Frame::DiskStalled | Frame::Clock { .. } | Frame::Takes { .. }
+                if !member => {}
             Frame::Ping {
                 incarnation,
                 report,
@@ -104,18 +117,16 @@ impl Host {
                 back,
                 ahead,
             } => {
-                // Anybody can say that a member's address is his.
-                let formed = self.formation.as_ref().and_then(Formation::formed);
-                let member = formed.is_some_and(|formed| {
-                    from.identity.cluster == Some(formed.cluster)
-                        && formed.members.iter().any(|member| {
-                            member.facts.addr == addr && from.identity.id == Some(member.id)
-                        })
-                });
-                if member {
-                    self.offsets.heard(addr, wall_ms, back, now);
-                    self.peers.set_clock_ahead(addr, ahead);
-                }
+                self.offsets.heard(addr, wall_ms, back, now);
+                self.peers.set_clock_ahead(addr, ahead);
+            }
+            Frame::Takes {
+                leadership,
+                command_bytes,
+            } => {
+                self.peers.set_declines(addr, !leadership);
+                let takes = self.exchange.takes();
+                takes.told(addr, &from.identity.name, command_bytes);
             }
             Frame::Formation(bytes) => {
                 let Ok(message) = decode::<Message>(&bytes) else {
@@ -162,6 +173,25 @@ impl Host {
         }
     }
 
+    fn is_formed(&self) -> bool {
+        let formation = self.formation.as_ref();
+        formation.and_then(Formation::formed).is_some()
+    }
+
+    /// Whether who says hello so is a member. Anybody can say that a member's address is his: a node whose data directory was wiped, or
+    /// one with a copied configuration.
+    fn is_member(&self, hello: &PeerHello) -> bool {
+        let who = &hello.identity;
+        let formed = self.formation.as_ref().and_then(Formation::formed);
+        formed.is_some_and(|formed| {
+            who.cluster == Some(formed.cluster)
+                && formed
+                    .members
+                    .iter()
+                    .any(|member| member.facts.addr == who.addr && who.id == Some(member.id))
+        })
+    }
+
     /// A peer is reachable again: replication to it need not wait for the end of its back-off.
     pub(super) fn resume_replication(&self, addr: &str) {
         for (replica, _) in self.replicas.values() {
@@ -175,6 +205,10 @@ impl Host {
                 .filter(|(_, place)| place.addr == addr)
                 .map(|(id, _)| *id)
                 .collect();
+            // An empty list would mean everybody, and a stranger's connection end the back-off of the dead.
+            if there.is_empty() {
+                continue;
+            }
             let raft = replica.raft().clone();
             rt::spawn(async move {
                 if let Err(error) = raft.trigger().reset_backoff(there).await {

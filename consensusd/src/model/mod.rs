@@ -15,7 +15,7 @@ use mareedb_ipc::wire::command::{Command, Op, SessionRef, Txn, encode_command};
 use mareedb_ipc::wire::gateway::{ConsensusError, FromConsensus, ToConsensus};
 use mareedb_ipc::wire::view::{ClusterView, GroupView};
 use mareedb_ipc::wire::{FIRST_DATA_GROUP, GroupId, RandomId};
-use mareedb_ipc::{Inheritance, RingSizes, Role, Topology};
+use mareedb_ipc::{Gauge, Inheritance, RingSizes, Role, Topology};
 use network::Network;
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -144,21 +144,30 @@ impl Cluster {
         planted: Option<Fault>,
         change: impl Fn(&mut Config),
     ) -> Cluster {
-        let ring = 1 << 20;
-        let topology = Topology {
-            shards: 1,
-            readers: 1,
-            sizes: RingSizes {
-                log: ring,
-                client: ring,
-                peer: ring,
-                bulk: ring,
-                read: ring,
-            },
-        };
+        Cluster::form_over(timing, planted, change, [1 << 20; 3])
+    }
+
+    /// The same over rings of these sizes.
+    pub fn form_over(
+        timing: &Timing,
+        planted: Option<Fault>,
+        change: impl Fn(&mut Config),
+        rings: [u64; 3],
+    ) -> Cluster {
         let mut nodes = Vec::new();
         let mut ports = Vec::new();
-        for number in 0..3 {
+        for (number, ring) in rings.into_iter().enumerate() {
+            let topology = Topology {
+                shards: 1,
+                readers: 1,
+                sizes: RingSizes {
+                    log: ring,
+                    client: ring,
+                    peer: ring,
+                    bulk: ring,
+                    read: ring,
+                },
+            };
             let config = config(number, timing, &change);
             let json = serde_json::to_string(&config).expect("configuration");
             let memory = NodeInProcess::new(topology, &json);
@@ -226,6 +235,12 @@ impl Cluster {
     pub fn pause_storage(&self, node: usize, paused: bool) {
         let storage = self.nodes[node].storage.as_ref().expect("it runs");
         storage.paused.store(paused, Ordering::SeqCst);
+    }
+
+    /// What the status board says of a node's storage.
+    pub fn storage_ready(&self, node: usize, ready: bool) {
+        let storage = self.nodes[node].storage.as_ref().expect("it runs");
+        storage.board.set(Gauge::Ready, u64::from(ready));
     }
 
     /// The network.

@@ -29,7 +29,13 @@ struct State {
     next_call: u64,
     views: BTreeMap<usize, ClusterView>,
     cut: BTreeSet<(usize, usize)>,
-    injected: Vec<(usize, usize, Vec<u8>)>,
+    injected: Vec<(usize, Origin, Vec<u8>)>,
+}
+
+/// Who is said to have sent a frame.
+enum Origin {
+    Node(usize),
+    Stranger(Box<NodeIdentity>),
 }
 
 /// The running network.
@@ -87,7 +93,14 @@ impl Network {
 
     /// Puts a frame into a node's ring, as if another one had sent it.
     pub fn inject(&self, to: usize, from: usize, frame: Vec<u8>) {
-        lock(&self.shared.state).injected.push((to, from, frame));
+        let sender = Origin::Node(from);
+        lock(&self.shared.state).injected.push((to, sender, frame));
+    }
+
+    /// The same, of somebody who presents himself so.
+    pub fn inject_of(&self, to: usize, from: NodeIdentity, frame: Vec<u8>) {
+        let sender = Origin::Stranger(Box::new(from));
+        lock(&self.shared.state).injected.push((to, sender, frame));
     }
 
     /// Cuts the way between two nodes.
@@ -183,8 +196,13 @@ fn turn(ports: &mut [Port], shared: &Shared) {
             ports[node].client.2.push_back(message);
         }
         for (to, from, frame) in state.injected.drain(..) {
-            let me = ports[from].me.clone().expect("it has said who it is");
-            let from = hello(&ports[from], &me);
+            let from = match from {
+                Origin::Node(from) => {
+                    let me = ports[from].me.clone().expect("it has said who it is");
+                    hello(&ports[from], &me)
+                }
+                Origin::Stranger(who) => hello(&ports[to], &who),
+            };
             let frame = frame.into();
             ports[to].peer.2.push_back(PeerIn::Frame { from, frame });
         }

@@ -204,3 +204,122 @@ fn strangers_do_not_reach_raft() {
         "a stranger has changed the term"
     );
 }
+
+/// A node that answers to a member's address and is not that member does not make it look alive.
+#[test]
+fn a_stranger_at_a_members_address_is_not_the_member() {
+    use crate::frames::Frame;
+
+    let mut cluster = Cluster::form(&DEFAULT, None);
+    let leader = cluster.leader();
+    let dead = (leader + 1) % 3;
+    let who = cluster
+        .network()
+        .wait("views", |views| Some(views.get(&dead)?.me.clone()));
+    let (id, incarnation) = (who.id, 7);
+    cluster.kill_consensus(dead);
+    let strangers = [
+        // Its data directory was wiped.
+        mareedb_ipc::wire::view::NodeIdentity {
+            id: None,
+            cluster: None,
+            ..who.clone()
+        },
+        // Another member with a copied configuration.
+        mareedb_ipc::wire::view::NodeIdentity {
+            id: id.map(|id| mareedb_ipc::wire::NodeId(id.0 % 3 + 1)),
+            ..who.clone()
+        },
+    ];
+    let began = std::time::Instant::now();
+    let seen = loop {
+        for stranger in &strangers {
+            let ping = Frame::Ping {
+                incarnation,
+                report: None,
+            };
+            let ping = mareedb_ipc::wire::encode(&ping);
+            cluster.network().inject_of(leader, stranger.clone(), ping);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let online = cluster.network().wait("views", |views| {
+            let view = views.get(&leader)?;
+            let member = view.members.iter().find(|member| Some(member.id) == id)?;
+            Some(member.online)
+        });
+        if !online || began.elapsed() > super::PATIENCE {
+            break online;
+        }
+    };
+    assert!(!seen, "a dead voter is shown online");
+}
+
+/// No leadership is handed to a node whose storage does not serve: it could not write its vote, and nobody would lead meanwhile.
+#[test]
+fn leadership_is_not_handed_to_a_node_without_storage() {
+    let mut cluster = Cluster::form(&DEFAULT, None);
+    let leader = cluster.leader();
+    let away = (leader + 1) % 3;
+    let to = cluster
+        .network()
+        .wait("an id", |views| views.get(&away).map(|view| view.me.id));
+    let transfer = |cluster: &Cluster| {
+        let answers = cluster.network().call(leader, |call| ToConsensus::Admin {
+            call,
+            request: AdminRequest::TransferLeadership { to },
+        });
+        match answers.recv_timeout(super::PATIENCE).unwrap() {
+            FromConsensus::Admin { result, .. } => result,
+            other => panic!("{other:?}"),
+        }
+    };
+    let pause = std::time::Duration::from_millis(500);
+    cluster.storage_ready(away, true);
+    std::thread::sleep(pause);
+    cluster.storage_ready(away, false);
+    std::thread::sleep(pause);
+    let refused = transfer(&cluster);
+    assert!(refused.is_err(), "{refused:?}");
+    cluster.write(&[leader], "still", "1");
+    cluster.storage_ready(away, true);
+    std::thread::sleep(pause);
+    assert!(transfer(&cluster).is_ok());
+    cluster.write(&[away], "moved", "2");
+}
+
+/// A command that one member's rings do not carry is refused, by name, and stops nothing; what they carry reaches it in requests that they
+/// carry, too.
+#[test]
+fn a_command_that_one_member_cannot_receive_is_refused() {
+    let small = 0;
+    let rings = [1 << 18, 1 << 20, 1 << 20];
+    let mut cluster = Cluster::form_over(&DEFAULT, None, |_| {}, rings);
+    let mut leader = cluster.leader();
+    if leader == small {
+        let to = cluster
+            .network()
+            .wait("an id", |views| views.get(&1).map(|view| view.me.id));
+        let moved = cluster.network().call(leader, |call| ToConsensus::Admin {
+            call,
+            request: AdminRequest::TransferLeadership { to },
+        });
+        moved.recv_timeout(super::PATIENCE).unwrap();
+        cluster.write(&[1], "moved", "1");
+        leader = cluster.leader();
+    }
+    let large = "v".repeat(100 << 10);
+    let refused = cluster.try_write(leader, "large", &large).unwrap_err();
+    assert!(
+        refused.contains("TooLarge") && refused.contains("'node1' takes at most"),
+        "{refused}"
+    );
+    cluster.write(&[leader], "after", "2");
+    cluster.kill_consensus(small);
+    let value = "v".repeat(40 << 10);
+    for key in 0..10 {
+        cluster.write(&[leader], &format!("{key}"), &value);
+    }
+    cluster.start_consensus(small);
+    cluster.settle(&[0, 1, 2]);
+    assert_eq!(cluster.violations(), Vec::<String>::new());
+}

@@ -11,7 +11,7 @@ use mareedb_ipc::wire::storage::{
     SnapshotMeta, StorageAnswer, StorageRequest, ToStorage,
 };
 use mareedb_ipc::wire::{GroupId, LogPosition, OperationId, RandomId, ReplicaId, Vote, encode};
-use mareedb_ipc::{Inheritance, Lane, Role, Sender, Waiter};
+use mareedb_ipc::{BoardWriter, Inheritance, Lane, Role, Sender, Waiter};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -109,6 +109,8 @@ pub struct Storage {
     end: Arc<AtomicBool>,
     /// While set, nothing becomes durable and no request is answered.
     pub paused: Arc<AtomicBool>,
+    /// Its part of the status board.
+    pub board: BoardWriter,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -120,10 +122,12 @@ impl Storage {
             Arc::new(AtomicBool::new(false)),
         );
         let (ended, pausing) = (end.clone(), paused.clone());
+        let board = inheritance.board();
         let thread = std::thread::spawn(move || run(inheritance, &disk, &ended, &pausing));
         Storage {
             end,
             paused,
+            board,
             thread: Some(thread),
         }
     }

@@ -7,6 +7,7 @@
 //!   a storage error for that.
 
 use super::{C, from_wire_entry, from_wire_vote, log_id, position, to_wire_entry, to_wire_vote};
+use crate::exchange::Exchange;
 use crate::log_link::{Done, LogLink};
 use crate::planted::{Fault, planted};
 use mareedb_ipc::wire::GroupId;
@@ -43,6 +44,8 @@ pub struct LogStore {
     inner: Arc<Mutex<Inner>>,
     cache_bytes_max: usize,
     batch_bytes_max: usize,
+    /// Who knows what peers take.
+    exchange: Option<Arc<Exchange>>,
 }
 
 struct Inner {
@@ -96,7 +99,27 @@ impl LogStore {
                 durable: Arc::new(AtomicU64::new(next)),
             })),
             cache_bytes_max,
+            exchange: None,
         }
+    }
+
+    /// What goes to peers fits the rings of the smallest, too.
+    pub fn within_peers(self, exchange: Arc<Exchange>) -> LogStore {
+        LogStore {
+            exchange: Some(exchange),
+            ..self
+        }
+    }
+
+    /// Bytes of entries that go to a peer in one request, unless one entry alone is larger.
+    fn sent_bytes_max(&self) -> usize {
+        let largest = self
+            .exchange
+            .as_ref()
+            .map(|all| all.takes().largest().bytes);
+        // Half of it: entries cost less here than there.
+        let taken = largest.map_or(usize::MAX, |bytes| bytes / 2);
+        self.batch_bytes_max.min(taken)
     }
 
     /// The last entry, durable or not.
@@ -302,7 +325,7 @@ impl RaftLogReader<C> for LogStore {
         end: u64,
     ) -> Result<Vec<EntryOf<C>>, io::Error> {
         // What goes to a peer fits a frame.
-        self.read(start, end, self.batch_bytes_max).await
+        self.read(start, end, self.sent_bytes_max()).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<VoteOf<C>>, io::Error> {

@@ -22,6 +22,7 @@ use openraft::raft::{
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// Bytes after which a snapshot part ends. Small, since one entry of the tree above it may come whole.
 const CHUNK_BYTES: u32 = 64 << 10;
@@ -92,6 +93,18 @@ fn unexpected<T>(answer: &Answer) -> Result<T, RPCError<C>> {
     ))))
 }
 
+/// An opened snapshot. It pins a version in storaged until it is closed, also when its sender is cancelled.
+struct Pinned {
+    link: Arc<LogLink>,
+    snapshot: RandomId,
+}
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        let snapshot = self.snapshot;
+        self.link.leave(StorageRequest::CloseSnapshot { snapshot });
+    }
+}
+
 impl Connection {
     async fn ask(&self, ask: Ask, option: &RPCOption) -> Result<Answer, RPCError<C>> {
         let asked = self.exchange.ask(Way::Peer, &self.addr, self.route, ask);
@@ -132,19 +145,23 @@ impl Connection {
         vote: VoteOf<C>,
     ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
         let group = self.route.group;
-        let StorageAnswer::Opened { snapshot, meta } =
-            self.storage(StorageRequest::OpenSnapshot { group }).await?
-        else {
-            return Err(StreamingError::Network(NetworkError::from_string(
-                "the snapshot does not open",
-            )));
-        };
-        let sent = self.send_parts(vote, snapshot, &meta).await;
-        // It ends by itself when storaged restarts; otherwise the pinned version must go.
-        let _ = self
-            .storage(StorageRequest::CloseSnapshot { snapshot })
-            .await;
-        sent
+        let (tell, opened) = oneshot::channel();
+        let link = self.link.clone();
+        // A task of its own: of a snapshot that opens after its sender was cancelled nobody else would know the name.
+        rt::spawn(async move {
+            let answer = link.request(StorageRequest::OpenSnapshot { group }).await;
+            let _ = tell.send(match answer {
+                StorageAnswer::Opened { snapshot, meta } => Ok((Pinned { link, snapshot }, meta)),
+                StorageAnswer::Failed { message } => Err(message),
+                _ => Err("the snapshot does not open".into()),
+            });
+        });
+        let opened = opened
+            .await
+            .unwrap_or_else(|_| Err("the snapshot was not opened".into()));
+        let (pinned, meta) = opened
+            .map_err(|message| StreamingError::Network(NetworkError::from_string(message)))?;
+        self.send_parts(vote, pinned.snapshot, &meta).await
     }
 
     async fn send_parts(
@@ -410,5 +427,75 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
         self.call.send(ask)?;
         self.ended = false;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::takes::Takes;
+    use crate::wake::Wake;
+    use mareedb_ipc::testing::NodeInProcess;
+    use mareedb_ipc::wire::FIRST_DATA_GROUP;
+    use mareedb_ipc::wire::storage::{FromStorage, SnapshotMeta, ToStorage};
+    use mareedb_ipc::{Lane, Outbox, Receiver, Role};
+
+    fn taken(receiver: &mut Receiver) -> Option<(u64, StorageRequest)> {
+        let (message, end) = receiver.try_recv::<ToStorage>().unwrap()?;
+        receiver.release(end);
+        match message {
+            ToStorage::Request { request, body } => Some((request, body)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_opens_after_its_sender_was_cancelled_is_closed() {
+        let node = NodeInProcess::small("{}");
+        let mut consensus = node.attach(Role::Consensus);
+        let mut storage = node.attach(Role::Storage);
+        let mut receiver = storage.receiver(Role::Consensus, Lane::Log(0));
+        let wake = Arc::new(Wake::default());
+        let sender = consensus.sender(Role::Storage, Lane::Log(0));
+        let link = LogLink::new(sender, wake.clone());
+        let peer = consensus.sender(Role::Gateway, Lane::Peer);
+        let peer = Outbox::before(&peer, wake);
+        let mut factory = Factory {
+            exchange: Exchange::new(peer.clone(), peer, Takes::new(1 << 20, 1 << 20)),
+            link: link.clone(),
+            cluster: RandomId(1),
+            group: FIRST_DATA_GROUP,
+            from: ReplicaId(1),
+            patience: Duration::from_secs(1),
+        };
+        let mut connection = factory.new_client(2, &Place::default()).await;
+        let nothing = SnapshotMeta {
+            last_applied: None,
+            membership: None,
+        };
+        let own = SnapshotOf::<C, SnapshotHandle> {
+            meta: from_wire_meta(&nothing).unwrap(),
+            snapshot: SnapshotHandle::Own,
+        };
+        let cancel = async { ReplicationClosed::new("the leader has changed") };
+        let option = RPCOption::new(Duration::from_secs(1));
+        let sent = connection
+            .full_snapshot(VoteOf::<C>::new(1, 1), own, cancel, option)
+            .await;
+        assert!(matches!(sent, Err(StreamingError::Closed(_))));
+        tokio::task::yield_now().await;
+        let Some((request, StorageRequest::OpenSnapshot { .. })) = taken(&mut receiver) else {
+            panic!("it was not asked for");
+        };
+        let snapshot = RandomId(5);
+        let body = StorageAnswer::Opened {
+            snapshot,
+            meta: nothing,
+        };
+        link.receive(FromStorage::Answer { request, body });
+        tokio::task::yield_now().await;
+        link.progress().unwrap();
+        let closed = taken(&mut receiver).map(|(_, body)| body);
+        assert_eq!(closed, Some(StorageRequest::CloseSnapshot { snapshot }));
     }
 }

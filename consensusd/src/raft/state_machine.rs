@@ -1,7 +1,7 @@
 //! openraft's state machine over the log lane: storaged has the entries already, so that applying is naming an index.
 
 use super::{C, Reply, decode_membership, log_id, position};
-use crate::log_link::LogLink;
+use crate::tenure::Tenure;
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use mareedb_ipc::wire::storage::{SnapshotMeta as WireMeta, StorageAnswer, StorageRequest};
@@ -11,7 +11,6 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 
 /// What openraft passes around as a snapshot: never its bytes, which stay in storaged.
 #[derive(Clone, Debug)]
@@ -26,22 +25,22 @@ pub enum SnapshotHandle {
 #[derive(Clone)]
 pub struct StateMachine {
     group: GroupId,
-    link: Arc<LogLink>,
+    tenure: Tenure,
     applied: WireMeta,
 }
 
 impl StateMachine {
     /// The state machine as storaged has recovered it.
-    pub fn recovered(link: Arc<LogLink>, group: GroupId, applied: WireMeta) -> StateMachine {
+    pub fn recovered(tenure: Tenure, group: GroupId, applied: WireMeta) -> StateMachine {
         StateMachine {
             group,
-            link,
+            tenure,
             applied,
         }
     }
 
     async fn ask(&self, request: StorageRequest) -> io::Result<StorageAnswer> {
-        match self.link.request(request).await {
+        match self.tenure.request(request).await {
             StorageAnswer::Failed { message } => Err(io::Error::other(message)),
             answer => Ok(answer),
         }

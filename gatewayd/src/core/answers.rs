@@ -30,13 +30,20 @@ pub(super) fn consensus_error(error: ConsensusError) -> Attempt {
         }
         ConsensusError::NoQuorum => Attempt::Unproposed(ErrorCode::NoQuorum, error.to_string()),
         ConsensusError::NotReady => Attempt::Unproposed(ErrorCode::NotReady, error.to_string()),
-        // The disk is behind; a moment later there is room.
-        ConsensusError::Overloaded => Attempt::Unproposed(ErrorCode::Overloaded, error.to_string()),
+        // The disk or a reader is behind; a moment later there is room.
+        ConsensusError::Overloaded => Attempt::Unproposed(
+            ErrorCode::Overloaded,
+            "more is asked of the node than its log and its readers take at this moment".into(),
+        ),
         ConsensusError::Refused(why) => Attempt::Final(ApiError::new(ErrorCode::Unsupported, why)),
+        ConsensusError::TooLarge(why) => {
+            Attempt::Final(ApiError::new(ErrorCode::ValueTooLarge, why))
+        }
     }
 }
 
-pub(super) fn read_error(error: ReadError) -> Attempt {
+/// `stale`: this node's replica was asked, however far it is.
+pub(super) fn read_error(error: ReadError, stale: bool) -> Attempt {
     let message = error.to_string();
     match error {
         ReadError::NoReplica(_) | ReadError::NotApplied | ReadError::WrongEpoch { .. } => {
@@ -45,10 +52,20 @@ pub(super) fn read_error(error: ReadError) -> Attempt {
         ReadError::Compacted { .. } => {
             Attempt::Final(ApiError::new(ErrorCode::RevisionCompacted, message))
         }
+        // Another node may have given the revision, and this one will have it in a moment.
+        ReadError::FutureRevision { newest } if stale => Attempt::Unproposed(
+            ErrorCode::NotReady,
+            format!(
+                "this node has not applied the revision that is asked for; its newest is {newest}"
+            ),
+        ),
         ReadError::FutureRevision { .. } => {
             Attempt::Final(ApiError::new(ErrorCode::BadRequest, message))
         }
         ReadError::Storage(_) => Attempt::Unproposed(ErrorCode::NotReady, message),
+        ReadError::KeyTooLarge { .. } => {
+            Attempt::Final(ApiError::new(ErrorCode::KeyTooLarge, message))
+        }
     }
 }
 

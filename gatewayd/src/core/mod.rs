@@ -7,10 +7,11 @@ mod transfer;
 mod write;
 
 use crate::admission::{Admission, Kind, Place};
+use crate::bodies::Bodies;
 use crate::links::Calls;
 use crate::metrics::Hop;
-use crate::peer::Peers;
 use crate::peer::frame::{Call, Reply};
+use crate::peer::{Peers, Unanswered};
 use crate::session::Sessions;
 use mareedb_api::{ApiError, ErrorCode};
 use mareedb_config::Config;
@@ -25,6 +26,14 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// A forwarded call is given up early enough that another way can be tried.
 const FORWARD_LIMIT: Duration = Duration::from_secs(5);
 
+/// So many bodies of the largest size find room on a node at once; of smaller ones accordingly more.
+const BODIES_WHOLE: usize = 16;
+
+fn body_bytes_max(config: &Config) -> usize {
+    let max = usize::try_from(config.limits.request_bytes_max).unwrap_or(usize::MAX);
+    max.saturating_mul(2).saturating_add(64 << 10)
+}
+
 /// What requests share.
 pub struct Core {
     calls: Arc<Calls>,
@@ -32,6 +41,8 @@ pub struct Core {
     sessions: Arc<Sessions>,
     /// Places for requests.
     pub admission: Admission,
+    /// Room for their bodies.
+    pub bodies: Arc<Bodies>,
     /// The configuration.
     pub config: Config,
     /// Counters.
@@ -55,6 +66,31 @@ enum Attempt {
     Final(ApiError),
 }
 
+impl Attempt {
+    /// What a client is told when it is not tried again.
+    fn told(self) -> ApiError {
+        match self {
+            Attempt::Unproposed(code, why) => ApiError::new(code, why),
+            Attempt::Uncertain => {
+                ApiError::new(ErrorCode::OutcomeUnknown, "the leader did not answer")
+            }
+            Attempt::Final(error) => error,
+        }
+    }
+}
+
+impl From<Unanswered> for Attempt {
+    fn from(why: Unanswered) -> Attempt {
+        match why {
+            Unanswered::Unsent => Attempt::Unproposed(
+                ErrorCode::NoQuorum,
+                "this node has no connection to the leader".into(),
+            ),
+            Unanswered::Lost => Attempt::Uncertain,
+        }
+    }
+}
+
 impl Core {
     /// Puts the parts together.
     pub fn new(
@@ -70,6 +106,7 @@ impl Core {
             peers,
             sessions,
             admission: Admission::new(places, target),
+            bodies: Bodies::new(body_bytes_max(&config).saturating_mul(BODIES_WHOLE)),
             config,
             metrics: crate::metrics::Metrics::default(),
         })
@@ -97,6 +134,21 @@ impl Core {
         ApiError::new(
             ErrorCode::Overloaded,
             "this node has as many requests in flight as it serves in good time (limits.requests_in_flight_max, limits.queueing_target_ms)",
+        )
+    }
+
+    /// Most bytes of a request's body, or of a message over gRPC. JSON with base64 inside is a third longer than what it carries; the exact
+    /// limits are looked at later.
+    pub fn body_bytes_max(&self) -> usize {
+        body_bytes_max(&self.config)
+    }
+
+    /// What is said of a `what` that has more.
+    pub fn too_large(&self, what: &str) -> ApiError {
+        let max = self.config.limits.request_bytes_max;
+        ApiError::new(
+            ErrorCode::ValueTooLarge,
+            format!("the {what} is larger than limits.request_bytes_max ({max} bytes) allows"),
         )
     }
 
@@ -195,15 +247,13 @@ impl Core {
         }
     }
 
-    async fn forward(
-        &self,
-        addr: &str,
-        within: Duration,
-        call: Call,
-    ) -> Result<Reply, crate::peer::Lost> {
+    async fn forward(&self, addr: &str, deadline: Instant, call: Call) -> Result<Reply, Attempt> {
         let began = std::time::Instant::now();
+        let within = deadline
+            .saturating_duration_since(Instant::now())
+            .min(FORWARD_LIMIT);
         let reply = self.peers.call(addr, within, call).await;
         self.metrics.hop(Hop::Forward, began);
-        reply
+        reply.map_err(Attempt::from)
     }
 }

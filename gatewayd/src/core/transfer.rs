@@ -1,66 +1,157 @@
-//! Leadership that is to be handed over.
+//! Leadership that is to be handed over: asked for, and awaited.
 
-use super::answers::consensus_error;
-use super::{Attempt, Core, Leader};
+use super::answers::{consensus_error, no_leader};
+use super::{Attempt, Core};
 use crate::peer::frame::{Call, Reply};
 use mareedb_api::{ApiError, ErrorCode};
-use mareedb_ipc::wire::gateway::AdminRequest;
-use mareedb_ipc::wire::{META_GROUP, NodeId};
-use tokio::time::Instant;
+use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError};
+use mareedb_ipc::wire::view::{ClusterView, GroupView};
+use mareedb_ipc::wire::{GroupId, META_GROUP, NodeId};
+use std::collections::BTreeSet;
+use tokio::time::{Instant, timeout_at};
 
 impl Core {
-    /// [`Core::transfer`] to the member with this name; empty: to the one with the longest log.
+    /// Has the member with this name lead all groups; empty: one that the cluster's leader chooses takes over what that one leads. Gives the
+    /// name once this node sees that it leads, which may be at once.
     ///
     /// # Errors
-    /// NOT_FOUND: no member has the name; else as [`Core::transfer`].
+    /// NOT_FOUND: no member has the name. PRECONDITION_FAILED: there is no other member. NOT_READY: nobody is fit to take over.
+    /// NO_QUORUM: nobody leads, or the leader cannot be reached. OUTCOME_UNKNOWN: it was asked for, and has not come about by `deadline`.
     pub async fn transfer_to(&self, name: &str, deadline: Instant) -> Result<String, ApiError> {
-        let view = self.view();
-        let member = view
-            .iter()
-            .flat_map(|view| &view.members)
-            .find(|member| member.name == name);
-        if member.is_none() && !name.is_empty() {
-            return Err(ApiError::new(
-                ErrorCode::NotFound,
-                format!("no member is called '{name}'"),
-            ));
+        let view = self.view().filter(|view| !view.groups.is_empty());
+        let view = view.ok_or_else(|| self.unready().told())?;
+        if !name.is_empty() {
+            let to = id_of(&view, name).ok_or_else(|| {
+                ApiError::new(ErrorCode::NotFound, format!("no member is called '{name}'"))
+            })?;
+            let all = view.groups.iter().map(|group| group.id).collect();
+            return self.bring(to, all, BTreeSet::new(), deadline).await;
         }
-        self.transfer(member.map(|member| member.id), deadline)
+        if view.members.len() < 2 {
+            let alone = "the cluster has no other member that could lead";
+            return Err(ApiError::new(ErrorCode::PreconditionFailed, alone)
+                .with_remedy("Add a node first."));
+        }
+        let meta = view.groups.iter().find(|group| group.id == META_GROUP);
+        let meta = meta.ok_or_else(|| self.unready().told())?;
+        let leader = meta
+            .leader
+            .ok_or_else(|| ApiError::new(ErrorCode::NoQuorum, no_leader(&view, meta)))?;
+        let led = view.groups.iter();
+        let led = led.filter(|group| group.leader == Some(leader));
+        let led = led.map(|group| group.id).collect();
+        let asked = self.ask_to_hand_over(&view, leader, None, deadline).await;
+        let heir = asked.map_err(Attempt::told)?;
+        let to = id_of(&view, &heir).ok_or_else(|| {
+            let what = format!("leadership goes to '{heir}', whom this node does not know");
+            ApiError::new(ErrorCode::OutcomeUnknown, what).with_remedy(LOOK)
+        })?;
+        self.bring(to, led, BTreeSet::from([leader]), deadline)
             .await
     }
 
-    /// Hands the leaderships of the leader's node over.
-    ///
-    /// # Errors
-    /// Nobody leads, or nobody can take over.
-    pub async fn transfer(
+    /// Waits until these groups are led by one node. Leaders that were not `asked` yet are asked to hand over to it.
+    async fn bring(
         &self,
-        to: Option<NodeId>,
+        to: NodeId,
+        groups: Vec<GroupId>,
+        mut asked: BTreeSet<NodeId>,
         deadline: Instant,
     ) -> Result<String, ApiError> {
-        let within = deadline.saturating_duration_since(Instant::now());
-        let told = |attempt| match attempt {
-            Attempt::Unproposed(code, why) => ApiError::new(code, why),
-            Attempt::Final(error) => error,
-            Attempt::Uncertain => {
-                ApiError::new(ErrorCode::OutcomeUnknown, "the leader did not answer")
-            }
-        };
-        let result = match self.leader_of(META_GROUP).map_err(told)? {
-            Leader::Here => {
-                let request = AdminRequest::TransferLeadership { to };
-                self.calls.admin(request).await
-            }
-            Leader::At(addr) => {
-                let call = Call::Transfer {
-                    to: to.map(|NodeId(id)| id),
-                };
-                match self.peers.call(&addr, within, call).await {
-                    Ok(Reply::Transferred(result)) => result,
-                    _ => return Err(told(Attempt::Uncertain)),
+        loop {
+            let view = self.view().ok_or_else(|| self.unready().told())?;
+            let elsewhere = elsewhere(&view, &groups, to);
+            let Some(first) = elsewhere.first() else {
+                return Ok(name_of(&view, to));
+            };
+            let mut why = Attempt::Unproposed(ErrorCode::NoQuorum, no_leader(&view, first));
+            let mut leaders = elsewhere.iter().filter_map(|group| group.leader);
+            let leader = leaders.find(|leader| !asked.contains(leader));
+            if let Some(leader) = leader {
+                match self
+                    .ask_to_hand_over(&view, leader, Some(to), deadline)
+                    .await
+                {
+                    Err(Attempt::Final(error)) => return Err(error),
+                    // It cannot be reached, or leads nothing any more: the view will say who does.
+                    Err(Attempt::Unproposed(code, message)) => {
+                        why = Attempt::Unproposed(code, message);
+                    }
+                    Ok(_) | Err(Attempt::Uncertain) => {
+                        asked.insert(leader);
+                    }
                 }
             }
-        };
-        result.map_err(|error| told(consensus_error(error)))
+            if Instant::now() >= deadline {
+                return Err(if asked.is_empty() {
+                    why.told()
+                } else {
+                    let to = name_of(&view, to);
+                    let what = format!("{} has not come to {to} within timeout_ms", first.id);
+                    ApiError::new(ErrorCode::OutcomeUnknown, format!("leadership of {what}"))
+                        .with_remedy(LOOK)
+                });
+            }
+            self.pause(deadline).await;
+        }
     }
+
+    /// Asks a node that leads groups to hand them over; names who takes over, if that is known.
+    async fn ask_to_hand_over(
+        &self,
+        view: &ClusterView,
+        leader: NodeId,
+        to: Option<NodeId>,
+        deadline: Instant,
+    ) -> Result<String, Attempt> {
+        let asked = async {
+            if view.me.id == Some(leader) {
+                let request = AdminRequest::TransferLeadership { to };
+                return Ok(self.calls.admin(request).await);
+            }
+            let member = view.members.iter().find(|member| member.id == leader);
+            let member = member.ok_or_else(|| self.unready())?;
+            let call = Call::Transfer {
+                to: to.map(|NodeId(id)| id),
+            };
+            match self.forward(&member.addr, deadline, call).await? {
+                Reply::Transferred(result) => Ok(result),
+                _ => Err(Attempt::Uncertain),
+            }
+        };
+        let told = timeout_at(deadline, asked).await;
+        told.unwrap_or(Err(Attempt::Uncertain))?
+            .map_err(|error| match error {
+                // Nobody is fit; that may be over in a moment.
+                ConsensusError::Refused(why) => Attempt::Final(
+                    ApiError::new(ErrorCode::NotReady, why).with_remedy(
+                        "Wait until maree-db-cli cluster status shows another member online and without lag, then try again.",
+                    ),
+                ),
+                error => consensus_error(error),
+            })
+    }
+}
+
+/// What to do when leadership may still move.
+const LOOK: &str =
+    "See who leads (maree-db-cli cluster status), and ask again if it is not who should.";
+
+/// Those of the groups that are led by another node, or by none.
+fn elsewhere<'a>(view: &'a ClusterView, groups: &[GroupId], to: NodeId) -> Vec<&'a GroupView> {
+    let groups = view
+        .groups
+        .iter()
+        .filter(|group| groups.contains(&group.id));
+    groups.filter(|group| group.leader != Some(to)).collect()
+}
+
+fn id_of(view: &ClusterView, name: &str) -> Option<NodeId> {
+    let member = view.members.iter().find(|member| member.name == name)?;
+    Some(member.id)
+}
+
+fn name_of(view: &ClusterView, id: NodeId) -> String {
+    let member = view.members.iter().find(|member| member.id == id);
+    member.map(|member| member.name.clone()).unwrap_or_default()
 }

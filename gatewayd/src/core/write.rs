@@ -28,7 +28,6 @@ impl Core {
     ) -> Result<TxnResult, ApiError> {
         let key = first_key(&txn);
         let mut uncertain = false;
-        let mut last = (ErrorCode::NotReady, String::new());
         let mut request: Option<(GroupId, Request, Bytes)> = None;
         loop {
             let attempt = async {
@@ -56,9 +55,13 @@ impl Core {
                 Ok(tried) => tried,
                 // The wait was cut in the middle of an attempt, which may have been proposed.
                 Err(_) if request.is_some() => Err(Attempt::Uncertain),
-                Err(_) => Err(self.unready()),
+                // Without a session nothing of it was proposed.
+                Err(_) => Err(Attempt::Unproposed(
+                    ErrorCode::NoQuorum,
+                    "the leader did not open the gateway's session in time".into(),
+                )),
             };
-            match tried {
+            let why = match tried {
                 Ok(outcome) => match outcome {
                     Outcome::Done(result) => return Ok(result),
                     // Nothing was applied now; what an earlier attempt did is forgotten with the session (ONCE-1).
@@ -72,15 +75,22 @@ impl Core {
                                 "the gateway's session has expired before the outcome was known",
                             ));
                         }
+                        moving("the gateway's session had expired")
                     }
                     // The range was split or moved, and nothing was applied: route anew, with a new number.
-                    Outcome::WrongEpoch { .. } => request = None,
+                    Outcome::WrongEpoch { .. } => {
+                        request = None;
+                        moving("the range of the key was split or moved")
+                    }
                     other => return Err(refusal(other)),
                 },
                 Err(Attempt::Final(error)) => return Err(error),
-                Err(Attempt::Uncertain) => uncertain = true,
-                Err(Attempt::Unproposed(code, why)) => last = (code, why),
-            }
+                Err(Attempt::Uncertain) => {
+                    uncertain = true;
+                    Attempt::Uncertain
+                }
+                Err(unproposed) => unproposed,
+            };
             if Instant::now() >= deadline {
                 return Err(if uncertain {
                     ApiError::new(
@@ -88,7 +98,7 @@ impl Core {
                         "no answer within timeout_ms; the write may or may not take effect",
                     )
                 } else {
-                    ApiError::new(last.0, last.1)
+                    why.told()
                 });
             }
             self.pause(deadline).await;
@@ -157,14 +167,10 @@ impl Core {
                     Ok(result)
                 }
                 Leader::At(addr) => {
-                    let within = deadline
-                        .saturating_duration_since(Instant::now())
-                        .min(FORWARD_LIMIT);
                     let call = Call::Propose { group, command };
-                    let asked = self.forward(addr, within, call);
-                    match timeout_at(Instant::now() + within, asked).await {
-                        Ok(Ok(Reply::Proposed(result))) => Ok(result),
-                        Ok(Ok(_) | Err(crate::peer::Lost)) | Err(_) => Err(Attempt::Uncertain),
+                    match self.forward(addr, deadline, call).await? {
+                        Reply::Proposed(result) => Ok(result),
+                        _ => Err(Attempt::Uncertain),
                     }
                 }
             }
@@ -177,6 +183,11 @@ impl Core {
             Err(error) => Err(consensus_error(error)),
         }
     }
+}
+
+/// Nothing was applied, and the next attempt goes another way.
+fn moving(why: &str) -> Attempt {
+    Attempt::Unproposed(ErrorCode::NotReady, why.into())
 }
 
 fn first_key(txn: &Txn) -> Bytes {

@@ -3,10 +3,14 @@
 use super::*;
 use mareedb_ipc::testing::NodeInProcess;
 use mareedb_ipc::wire::FIRST_DATA_GROUP;
+use mareedb_ipc::wire::encode;
 use mareedb_ipc::wire::read::Query;
 use mareedb_ipc::{Inheritance, Lane, Role};
+use std::time::Duration;
 
-const LONG: Duration = Duration::from_secs(60);
+fn later() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
 
 struct Quiet;
 impl mareedb_ipc::Alarm for Quiet {
@@ -143,14 +147,17 @@ async fn an_answer_to_a_predecessors_call_meets_nothing() {
     let mut sender = storage.sender(Role::Gateway, Lane::Read(0));
     let mut receiver = storage.receiver(Role::Gateway, Lane::Read(0));
     let mut asked = || {
-        let (call, end) = receiver.try_recv::<ReadCall>().unwrap().expect("a call");
+        let (sent, end) = receiver
+            .try_recv::<SentReadCall>()
+            .unwrap()
+            .expect("a call");
         receiver.release(end);
-        call.call
+        sent.call.call
     };
     let before = {
         let mut pump = gateway(&node);
         let calls = pump.calls.clone();
-        let waiting = calls.read(read(), LONG);
+        let waiting = calls.read(read(), later());
         tokio::pin!(waiting);
         assert!(futures::poll!(&mut waiting).is_pending());
         pump.turn().unwrap();
@@ -158,7 +165,7 @@ async fn an_answer_to_a_predecessors_call_meets_nothing() {
     };
     let mut pump = gateway(&node);
     let calls = pump.calls.clone();
-    let waiting = calls.read(read(), LONG);
+    let waiting = calls.read(read(), later());
     tokio::pin!(waiting);
     assert!(futures::poll!(&mut waiting).is_pending());
     pump.turn().unwrap();
@@ -170,7 +177,7 @@ async fn an_answer_to_a_predecessors_call_meets_nothing() {
     }
     sender.publish();
     pump.turn().unwrap();
-    assert_eq!(waiting.await.unwrap().applied_index, 2);
+    assert_eq!(waiting.await.unwrap().unwrap().applied_index, 2);
 }
 
 #[tokio::test]
@@ -179,7 +186,7 @@ async fn what_no_ring_carries_is_refused_and_breaks_nothing() {
     let mut pump = gateway(&node);
     let large = Bytes::from(vec![0; 1 << 20]);
     let refused = pump.calls.propose(FIRST_DATA_GROUP, large.clone()).await;
-    assert!(matches!(refused, Err(ConsensusError::Refused(_))));
+    assert!(matches!(refused, Err(ConsensusError::TooLarge(_))));
     let read = ReadRequest {
         group: FIRST_DATA_GROUP,
         epoch: 0,
@@ -189,9 +196,85 @@ async fn what_no_ring_carries_is_refused_and_breaks_nothing() {
             revision: None,
         },
     };
-    let refused = pump.calls.read(read, LONG).await;
-    assert!(matches!(refused, Err(ReadError::Storage(_))));
+    let refused = pump.calls.read(read, later()).await;
+    assert!(matches!(refused, Err(ConsensusError::TooLarge(_))));
     pump.turn().unwrap();
+}
+
+#[tokio::test]
+async fn calls_that_find_no_room_are_refused_and_those_that_were_taken_are_sent() {
+    let node = NodeInProcess::small("{}");
+    let mut pump = gateway(&node);
+    let calls = pump.calls.clone();
+    let read = || ReadRequest {
+        group: FIRST_DATA_GROUP,
+        epoch: 0,
+        min_index: 0,
+        query: Query::Get {
+            key: Bytes::from(vec![b'k'; 4 << 10]),
+            revision: None,
+        },
+    };
+    // Nobody takes anything, and who asks gives up at once.
+    let mut taken = 0;
+    loop {
+        let asked = calls.read(read(), Instant::now() + Duration::from_millis(1));
+        match futures::poll!(std::pin::pin!(asked)) {
+            std::task::Poll::Pending => taken += 1,
+            std::task::Poll::Ready(answer) => {
+                assert_eq!(answer, Err(ConsensusError::Overloaded));
+                break;
+            }
+        }
+        assert!(taken < 10_000, "what waits has no bound");
+    }
+    let command = Bytes::from(vec![0; 64 << 10]);
+    let mut proposals = Vec::new();
+    loop {
+        let mut asked = Box::pin(calls.propose(FIRST_DATA_GROUP, command.clone()));
+        match futures::poll!(&mut asked) {
+            std::task::Poll::Pending => proposals.push(asked),
+            std::task::Poll::Ready(answer) => {
+                assert_eq!(answer, Err(ConsensusError::Overloaded));
+                break;
+            }
+        }
+        assert!(proposals.len() < 1_000, "what waits has no bound");
+    }
+    assert!(taken > 100 && proposals.len() > 10);
+    let mut storage = node.attach(Role::Storage);
+    let mut reader = storage.receiver(Role::Gateway, Lane::Read(0));
+    let mut arrived = 0;
+    while arrived < taken {
+        pump.turn().unwrap();
+        while let Some((_, end)) = reader.try_recv::<SentReadCall>().unwrap() {
+            reader.release(end);
+            arrived += 1;
+        }
+    }
+    // There is room again.
+    let asked = calls.read(read(), later());
+    assert!(futures::poll!(std::pin::pin!(asked)).is_pending());
+}
+
+#[tokio::test]
+async fn a_call_that_has_not_left_this_process_is_known_not_to_have() {
+    use crate::peer::Unanswered;
+    use crate::peer::frame::Call;
+    use mareedb_ipc::wire::gateway::Target;
+    let node = NodeInProcess::small("{}");
+    let peers = gateway(&node).peers;
+    let target = Target {
+        // Nobody listens there.
+        addr: "127.0.0.1:1".into(),
+        node: None,
+    };
+    let call = || Call::Transfer { to: None };
+    for _ in 0..2 {
+        let told = peers.call(&target.addr, Duration::from_secs(60), call());
+        assert_eq!(told.await, Err(Unanswered::Unsent));
+        peers.set_targets(&hello().identity, std::slice::from_ref(&target));
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::{Framed, FramedRead, FramedWrite};
 
 /// A hello that does not come by then ends the connection.
@@ -105,8 +105,9 @@ async fn serve_calls(core: Arc<Core>, framed: Framed<TcpStream, Codec>) -> io::R
             };
             let core = core.clone();
             tokio::spawn(async move {
-                let limit = Duration::from_millis(u64::from(ms));
-                if let Ok(reply) = timeout(limit, answer(&core, *call, limit)).await {
+                let until = Instant::now() + Duration::from_millis(u64::from(ms));
+                // Later nobody waits for it.
+                if let Ok(reply) = timeout_at(until, answer(&core, *call, until)).await {
                     place.send(Frame::Reply(number, Box::new(reply)));
                 }
             });
@@ -119,7 +120,7 @@ async fn serve_calls(core: Arc<Core>, framed: Framed<TcpStream, Codec>) -> io::R
     }
 }
 
-async fn answer(core: &Core, call: Call, limit: Duration) -> Reply {
+async fn answer(core: &Core, call: Call, until: Instant) -> Reply {
     match call {
         Call::Propose { group, command } => Reply::Proposed(match decode(&command) {
             // What is in the log is applied by all: nothing gets there that cannot be read, or that no gateway asks for.
@@ -129,7 +130,7 @@ async fn answer(core: &Core, call: Call, limit: Duration) -> Reply {
             Ok(_) => Err(ConsensusError::Refused("no command of a gateway".into())),
             Err(error) => Err(ConsensusError::Refused(error.to_string())),
         }),
-        Call::Read(read) => Reply::Read(core.read_here(read, limit).await),
+        Call::Read(read) => Reply::Read(core.read_here(read, until).await),
         Call::Transfer { to } => {
             let to = to.map(NodeId);
             Reply::Transferred(

@@ -88,9 +88,14 @@ impl Dial {
                 }
                 Err(error) => {
                     let why = reason(&error);
-                    if told != Some(why) {
+                    let again = told == Some(why);
+                    if !again {
                         told = Some(why);
                         tracing::debug!(addr = self.addr, purpose = ?self.purpose, %error, "not connected");
+                    }
+                    // A refusal is evidence that late frames of the dead node take back, and that a new consensusd has not heard of.
+                    let evidence = why == DownReason::Refused && self.purpose == Purpose::Peer;
+                    if !again || evidence {
                         self.down(why);
                     }
                     tokio::time::sleep(backoff).await;
@@ -170,5 +175,67 @@ impl Dial {
             ended = write => ended,
             ended = read => ended,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mareedb_ipc::testing::NodeInProcess;
+    use mareedb_ipc::wire::RandomId;
+    use mareedb_ipc::wire::gateway::Target;
+    use mareedb_ipc::wire::view::NodeIdentity;
+    use mareedb_ipc::{Alarm, Lane, Outbox, Role};
+
+    struct Silent;
+    impl Alarm for Silent {
+        fn wake(&self) {}
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_as_long_as_it_lasts() {
+        let node = NodeInProcess::small("{}");
+        let mut gateway = node.attach(Role::Gateway);
+        let mut consensus = node.attach(Role::Consensus);
+        let mut lane = gateway.sender(Role::Consensus, Lane::Peer);
+        let mut told = consensus.receiver(Role::Gateway, Lane::Peer);
+        let outbox = Outbox::before(&lane, Arc::new(Silent));
+        let bulk = gateway.sender(Role::Consensus, Lane::Bulk);
+        let bulk = Outbox::before(&bulk, Arc::new(Silent));
+        let peers = Peers::new(RandomId(1), outbox.clone(), bulk);
+        let me = NodeIdentity {
+            name: "node1".into(),
+            id: None,
+            incarnation: RandomId(1),
+            cluster: None,
+            addr: "127.0.0.1:7001".into(),
+            rest_addr: String::new(),
+            version: String::new(),
+        };
+        // A port that was free a moment ago: nobody listens there.
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = port.local_addr().unwrap().to_string();
+        drop(port);
+        let target = Target {
+            addr: addr.clone(),
+            node: None,
+        };
+        peers.set_targets(&me, &[target]);
+        let mut refusals = 0;
+        let told_often = async {
+            while refusals < 3 {
+                outbox.flush(&mut lane).unwrap();
+                while let Some((message, end)) = told.try_recv::<PeerIn>().unwrap() {
+                    told.release(end);
+                    let why = DownReason::Refused;
+                    let addr = addr.clone();
+                    assert_eq!(message, PeerIn::Down { addr, why });
+                    refusals += 1;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), told_often).await.unwrap();
+        peers.set_targets(&me, &[]);
     }
 }

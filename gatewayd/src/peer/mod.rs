@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 /// Bytes that may wait for one stream.
 const WAITING_BYTES_MAX: usize = 32 << 20;
@@ -67,9 +68,14 @@ pub(crate) struct Queue {
     up: Arc<Mutex<Option<Live>>>,
 }
 
-/// The call did not get an answer on this stream; it may have been carried out.
+/// Why a call got no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lost;
+pub enum Unanswered {
+    /// It has not left this process: nobody has carried it out, or will.
+    Unsent,
+    /// The stream was lost, or the time has passed; it may have been carried out.
+    Lost,
+}
 
 impl Peers {
     /// No peers yet; frames go to these outboxes.
@@ -174,17 +180,24 @@ impl Peers {
         deliver(if bulk { &self.bulk } else { &self.peer }, message);
     }
 
-    /// Asks the gateway of another node.
+    /// Asks the gateway of another node, which is told how long it may take.
     ///
     /// # Errors
-    /// The stream is down, or was lost before the answer.
-    pub async fn call(&self, addr: &str, within: Duration, call: Call) -> Result<Reply, Lost> {
-        let queue = self.queue(addr, Purpose::Client).ok_or(Lost)?;
+    /// The stream is down, full, or was lost before the answer; or there is none in time.
+    pub async fn call(
+        &self,
+        addr: &str,
+        within: Duration,
+        call: Call,
+    ) -> Result<Reply, Unanswered> {
+        let queue = self
+            .queue(addr, Purpose::Client)
+            .ok_or(Unanswered::Unsent)?;
         let number = self.next_call.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         match queue.up.lock().as_mut() {
             Some(live) => live.calls.insert(number, reply),
-            None => return Err(Lost),
+            None => return Err(Unanswered::Unsent),
         };
         let _forget = Forget(|| {
             if let Some(live) = queue.up.lock().as_mut() {
@@ -193,9 +206,12 @@ impl Peers {
         });
         let ms = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
         if !queue.push(Frame::Call(number, ms, Box::new(call))) {
-            return Err(Lost);
+            return Err(Unanswered::Unsent);
         }
-        answer.await.map_err(|_| Lost)
+        match timeout(within, answer).await {
+            Ok(Ok(reply)) => Ok(reply),
+            Ok(Err(_)) | Err(_) => Err(Unanswered::Lost),
+        }
     }
 
     /// Tells a new consensusd which streams are up: they have outlived its predecessor.

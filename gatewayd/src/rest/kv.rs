@@ -1,22 +1,22 @@
 //! Keys over REST.
 
 use super::App;
+use super::body::collect;
 use super::query::Params;
 use super::reply::{Failure, json};
 use crate::core::Core;
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use mareedb_api::rest::{
-    Decimal, DeleteAnswer, Encoding, PutAnswer, RangeAnswer, TextError, TxnAnswer, TxnBody,
-    decode_key,
+    Decimal, DeleteAnswer, PutAnswer, RangeAnswer, TextError, TxnAnswer, TxnBody, decode_key,
 };
 use mareedb_api::{ApiError, ErrorCode, IDEMPOTENCY_HEADER, REVISION_HEADER, v1};
 use std::future::Future;
 use std::time::Instant;
 
-fn bad(message: impl Into<String>) -> ApiError {
+pub(super) fn bad(message: impl Into<String>) -> ApiError {
     ApiError::new(ErrorCode::BadRequest, message)
 }
 
@@ -42,7 +42,8 @@ async fn counted(
 
 /// The key is taken from the raw path: percent-encoded bytes, in which an encoded slash is part of the key.
 fn key_of(uri: &Uri) -> Result<bytes::Bytes, ApiError> {
-    let raw = uri.path().strip_prefix("/v1/kv/").unwrap_or_default();
+    let raw = uri.path().strip_prefix(super::KEYS).unwrap_or_default();
+    let raw = raw.strip_prefix('/').unwrap_or_default();
     decode_key(raw).map_err(|error| bad(format!("the key in the path: {error}")))
 }
 
@@ -95,50 +96,28 @@ pub(super) async fn put(
     uri: Uri,
     params: Params,
     headers: HeaderMap,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+    body: Body,
 ) -> Result<Response, Failure> {
     let answer = async {
-        let encoding = params.encoding()?;
-        let timeout_ms = params.timeout_ms()?;
+        let deadline = app.core.deadline(params.timeout_ms())?;
         params.finish()?;
-        let key = key_of(&uri)?;
-        let value = body_of(&app.core, body)?;
-        let done = app
-            .core
-            .put(v1::PutRequest {
-                key: key.clone(),
-                value,
-                if_mod_revision: if_match(&headers)?,
-                if_absent: if_none_match(&headers)?,
-                idempotency_key: idempotency_key(&headers)?,
-                timeout_ms,
-            })
-            .await?;
+        let mut request = v1::PutRequest {
+            key: key_of(&uri)?,
+            if_mod_revision: if_match(&headers)?,
+            if_absent: if_none_match(&headers)?,
+            idempotency_key: idempotency_key(&headers)?,
+            ..v1::PutRequest::default()
+        };
+        // Before the write: what cannot be answered is not done.
+        let key = params.encoding().write(&request.key).map_err(not_text)?;
+        (request.value, request.timeout_ms) = collect(&app.core, body, deadline).await?;
+        let done = app.core.put(request).await?;
         Ok(json(&PutAnswer {
-            key: encoding.write(&key).map_err(not_text)?,
+            key,
             revision: Decimal(done.revision),
         }))
     };
     counted(&app.core, "put", answer).await
-}
-
-fn body_of(
-    core: &Core,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
-) -> Result<Bytes, ApiError> {
-    body.map_err(|rejection| {
-        if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-            ApiError::new(
-                ErrorCode::ValueTooLarge,
-                format!(
-                    "the body is larger than limits.request_bytes_max ({} bytes) allows",
-                    core.config.limits.request_bytes_max
-                ),
-            )
-        } else {
-            bad(format!("the body: {rejection}"))
-        }
-    })
 }
 
 pub(super) async fn get(
@@ -147,19 +126,18 @@ pub(super) async fn get(
     params: Params,
 ) -> Result<Response, Failure> {
     let answer = async {
+        let key = key_of(&uri)?;
         let request = v1::GetRequest {
-            key: key_of(&uri)?,
+            key: key.clone(),
             revision: params.revision()?,
             consistency: params.consistency()?,
-            timeout_ms: params.timeout_ms()?,
+            timeout_ms: params.timeout_ms(),
         };
         params.finish()?;
-        let item = app
-            .core
-            .get(request)
-            .await?
-            .item
-            .ok_or_else(|| ApiError::new(ErrorCode::NotFound, "the key does not exist"))?;
+        let item = app.core.get(request).await?.item.ok_or_else(|| {
+            let key = crate::kv::shown(&key);
+            ApiError::new(ErrorCode::NotFound, format!("{key} does not exist"))
+        })?;
         let revision = item.mod_revision.to_string();
         let headers = [
             (
@@ -188,7 +166,6 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let answer = async {
-        let timeout_ms = params.timeout_ms()?;
         params.finish()?;
         let done = app
             .core
@@ -196,7 +173,7 @@ pub(super) async fn delete(
                 key: key_of(&uri)?,
                 if_mod_revision: if_match(&headers)?,
                 idempotency_key: idempotency_key(&headers)?,
-                timeout_ms,
+                timeout_ms: params.timeout_ms(),
             })
             .await?;
         Ok(json(&DeleteAnswer::from(&done)))
@@ -206,7 +183,6 @@ pub(super) async fn delete(
 
 pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Response, Failure> {
     let answer = async {
-        let encoding = params.encoding()?;
         let mut request = v1::RangeRequest {
             start: params.bytes("start").unwrap_or_default(),
             end: params.bytes("end").unwrap_or_default(),
@@ -215,23 +191,19 @@ pub(super) async fn list(State(app): State<App>, params: Params) -> Result<Respo
             revision: params.revision()?,
             keys_only: params.flag("keys_only")?,
             consistency: params.consistency()?,
-            timeout_ms: params.timeout_ms()?,
+            timeout_ms: params.timeout_ms(),
         };
         let token = params.text("page_token").filter(|token| !token.is_empty());
         params.finish()?;
         if let Some(token) = token {
             let (revision, next) = parse_token(&token)?;
-            // The page goes on where the one before ended, within the same bounds.
-            if let Some(prefix) = request.prefix.take() {
-                request.end = crate::kv::after_prefix(&prefix);
-            }
-            request.start = next;
-            request.revision = revision;
+            crate::kv::go_on(&mut request, revision, next);
         }
         let limit = app.core.page_items(request.limit);
         let page = app.core.page(&request, limit).await?;
         let token = page.next.map(|next| write_token(page.revision, &next));
-        let document = RangeAnswer::from_proto(&page.items, token, encoding).map_err(not_text)?;
+        let document =
+            RangeAnswer::from_proto(&page.items, token, params.encoding()).map_err(not_text)?;
         Ok(json(&document))
     };
     counted(&app.core, "range", answer).await
@@ -270,31 +242,85 @@ pub(super) async fn txn(
     State(app): State<App>,
     params: Params,
     headers: HeaderMap,
-    body: Result<Bytes, axum::extract::rejection::BytesRejection>,
+    body: Body,
 ) -> Result<Response, Failure> {
     let answer = async {
-        let encoding: Encoding = params.encoding()?;
-        let timeout_ms = params.timeout_ms()?;
+        let deadline = app.core.deadline(params.timeout_ms())?;
         params.finish()?;
-        let body = body_of(&app.core, body)?;
+        let idempotency_key = idempotency_key(&headers)?;
+        let (body, left_ms) = collect(&app.core, body, deadline).await?;
         let body: TxnBody = serde_json::from_slice(&body)
             .map_err(|error| bad(format!("the body is no transaction: {error}")))?;
         let mut request = body
-            .to_proto(encoding)
+            .to_proto(params.encoding())
             .map_err(|error| bad(error.to_string()))?;
-        request.idempotency_key = idempotency_key(&headers)?;
-        request.timeout_ms = timeout_ms;
+        request.idempotency_key = idempotency_key;
+        request.timeout_ms = left_ms;
         let done = app.core.txn(request).await?;
-        let document = TxnAnswer::from_proto(&done, encoding).map_err(not_text)?;
+        let document = TxnAnswer::from_proto(&done, params.encoding())
+            .map_err(|error| unshown(&done, error))?;
         Ok(json(&document))
     };
     counted(&app.core, "txn", answer).await
+}
+
+/// What a transaction has read has no form in the encoding. If it has written, an error that says that nothing was done would be false.
+fn unshown(done: &v1::TxnResponse, error: TextError) -> ApiError {
+    use v1::op_result::Result::{Delete, Put};
+    let mut results = done
+        .results
+        .iter()
+        .filter_map(|result| result.result.as_ref());
+    let wrote = results.any(|result| match result {
+        Put(_) => true,
+        Delete(delete) => delete.deleted,
+        _ => false,
+    });
+    if !wrote {
+        return not_text(error);
+    }
+    let what = format!(
+        "the transaction was applied at revision {}, but what it has read cannot be shown: {error}",
+        done.revision
+    );
+    ApiError::new(ErrorCode::OutcomeUnknown, what).with_remedy(
+        "Read the keys without encoding=utf8; do not send the transaction again, unless it had an idempotency key.",
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_transaction_that_wrote_is_never_called_a_bad_request() {
+        use v1::op_result::{self, Result};
+        let done = |result| v1::TxnResponse {
+            revision: 7,
+            results: vec![v1::OpResult {
+                result: Some(result),
+            }],
+            ..v1::TxnResponse::default()
+        };
+        let deleted = |deleted| Result::Delete(op_result::Delete { deleted });
+        for (result, code) in [
+            (Result::Put(op_result::Put {}), ErrorCode::OutcomeUnknown),
+            (deleted(true), ErrorCode::OutcomeUnknown),
+            (deleted(false), ErrorCode::BadRequest),
+            (
+                Result::Get(op_result::Get::default()),
+                ErrorCode::BadRequest,
+            ),
+        ] {
+            let error = unshown(&done(result), TextError::NotUtf8);
+            assert_eq!(error.code, code, "{error}");
+            assert_eq!(
+                error.message.contains("at revision 7"),
+                code == ErrorCode::OutcomeUnknown
+            );
+        }
+    }
 
     proptest! {
         #[test]

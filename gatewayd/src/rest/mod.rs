@@ -1,5 +1,6 @@
 //! The REST API on axum.
 
+mod body;
 mod kv;
 mod pages;
 pub mod query;
@@ -8,11 +9,11 @@ mod reply;
 use crate::core::Core;
 use crate::status::{self, Boards};
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use mareedb_api::rest::{ClusterStatus, Elections, Encoding, NodeStatus};
+use mareedb_api::rest::{ClusterStatus, Elections, NodeStatus};
 use mareedb_api::{ApiError, ErrorCode};
 use query::Params;
 use reply::{Failure, json};
@@ -27,17 +28,21 @@ pub struct App {
     pub boards: Arc<Boards>,
 }
 
+/// Path of all keys; one key's goes on with a slash and the key.
+pub(crate) const KEYS: &str = "/v1/kv";
+/// Path of transactions.
+pub(crate) const TXN: &str = "/v1/txn";
+
 /// All routes.
 pub fn router(app: App) -> Router {
-    let body_max = usize::try_from(app.core.config.limits.request_bytes_max).unwrap_or(usize::MAX);
     Router::new()
-        .route("/v1/kv", get(kv::list))
-        .route("/v1/kv/", get(kv::list))
+        .route(KEYS, get(kv::list))
+        .route(&format!("{KEYS}/"), get(kv::list))
         .route(
-            "/v1/kv/{*key}",
+            &format!("{KEYS}/{{*key}}"),
             get(kv::get).put(kv::put).delete(kv::delete),
         )
-        .route("/v1/txn", post(kv::txn))
+        .route(TXN, post(kv::txn))
         .route("/v1/cluster", get(cluster))
         .route("/v1/cluster/elections", get(elections))
         .route("/v1/cluster/transfer-leadership", post(transfer))
@@ -49,10 +54,6 @@ pub fn router(app: App) -> Router {
         .route("/cluster", get(async || Html(pages::DASHBOARD)))
         .fallback(nothing)
         .method_not_allowed_fallback(no_method)
-        // JSON with base64 inside is a third longer than what it carries; the exact limits are looked at later.
-        .layer(DefaultBodyLimit::max(
-            body_max.saturating_mul(2).saturating_add(64 << 10),
-        ))
         .with_state(app)
 }
 
@@ -77,23 +78,23 @@ async fn no_method(method: Method, uri: Uri) -> Failure {
 }
 
 async fn cluster(State(app): State<App>, params: Params) -> Result<Response, Failure> {
-    let encoding = params.encoding()?;
     params.finish()?;
     let status = status::cluster(&app.core);
-    let document = ClusterStatus::from_proto(&status, encoding)
+    let document = ClusterStatus::from_proto(&status, params.encoding())
         .map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
     Ok(json(&document))
 }
 
 async fn elections(State(app): State<App>, params: Params) -> Result<Response, Failure> {
     params.finish()?;
-    let answer = crate::elections::elections(&app.core).await?;
+    let deadline = app.core.deadline(params.timeout_ms())?;
+    let answer = crate::elections::elections(&app.core, deadline).await?;
     Ok(json(&Elections::from(&answer)))
 }
 
 async fn transfer(State(app): State<App>, params: Params) -> Result<Response, Failure> {
     let to = params.text("to");
-    let deadline = app.core.deadline(params.timeout_ms()?)?;
+    let deadline = app.core.deadline(params.timeout_ms())?;
     params.finish()?;
     let leader = app
         .core
@@ -135,16 +136,4 @@ async fn metrics(State(app): State<App>) -> String {
 /// An error as an answer.
 pub(crate) fn failure(error: ApiError) -> Response {
     Failure::from(error).into_response()
-}
-
-/// The encoding of a request, base64 unless asked otherwise.
-pub(crate) fn encoding_of(text: Option<&str>) -> Result<Encoding, ApiError> {
-    match text {
-        None | Some("base64") => Ok(Encoding::Base64),
-        Some("utf8") => Ok(Encoding::Utf8),
-        Some(other) => Err(ApiError::new(
-            ErrorCode::BadRequest,
-            format!("encoding is '{other}': base64 or utf8"),
-        )),
-    }
 }

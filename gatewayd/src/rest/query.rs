@@ -1,6 +1,8 @@
 //! Query strings: every parameter is looked at, and one that nobody knows is an error.
+//!
+//! `timeout_ms` and `encoding` belong to every request. They are read before the others, so that no request can forget to take them.
 
-use super::encoding_of;
+use super::App;
 use super::reply::Failure;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -12,6 +14,8 @@ use std::collections::BTreeMap;
 /// The parameters of a request.
 #[derive(Debug)]
 pub struct Params {
+    timeout_ms: u64,
+    encoding: Encoding,
     values: BTreeMap<String, bytes::Bytes>,
     seen: Mutex<Vec<&'static str>>,
 }
@@ -24,7 +28,7 @@ impl Params {
     /// Parses a query string.
     ///
     /// # Errors
-    /// Bad percent-encoding, or a parameter twice.
+    /// Bad percent-encoding, a parameter twice, or no value of a parameter that every request has.
     pub fn parse(query: &str) -> Result<Params, ApiError> {
         let mut values = BTreeMap::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -37,10 +41,22 @@ impl Params {
                 return Err(bad(format!("parameter {name} stands there twice")));
             }
         }
-        Ok(Params {
+        let mut params = Params {
+            timeout_ms: 0,
+            encoding: Encoding::default(),
             values,
             seen: Mutex::default(),
-        })
+        };
+        params.timeout_ms = match params.number("timeout_ms")? {
+            Some(0) => return Err(bad("timeout_ms is 0, at least 1 is wanted".into())),
+            given => given.unwrap_or(0),
+        };
+        if let Some(text) = params.text("encoding") {
+            params.encoding = text
+                .parse()
+                .map_err(|error| bad(format!("encoding is '{text}', {error}")))?;
+        }
+        Ok(params)
     }
 
     /// The bytes of a parameter.
@@ -76,11 +92,13 @@ impl Params {
     }
 
     /// `timeout_ms`; 0 when it is not given.
-    pub fn timeout_ms(&self) -> Result<u64, ApiError> {
-        match self.number("timeout_ms")? {
-            Some(0) => Err(bad("timeout_ms is 0, at least 1 is wanted".into())),
-            given => Ok(given.unwrap_or(0)),
-        }
+    pub fn timeout_ms(&self) -> u64 {
+        self.timeout_ms
+    }
+
+    /// `encoding`; base64 when it is not given.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
     }
 
     /// `revision`; 0 when it is not given.
@@ -89,11 +107,6 @@ impl Params {
             Some(0) => Err(bad("revision is 0; leave it out to read the present".into())),
             given => Ok(given.unwrap_or(0)),
         }
-    }
-
-    /// `encoding`
-    pub fn encoding(&self) -> Result<Encoding, ApiError> {
-        encoding_of(self.text("encoding").as_deref())
     }
 
     /// `consistency`, as the contract's number.
@@ -132,10 +145,13 @@ impl Params {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Params {
+impl FromRequestParts<App> for Params {
     type Rejection = Failure;
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Params, Failure> {
-        Ok(Params::parse(parts.uri.query().unwrap_or_default())?)
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Params, Failure> {
+        let params = Params::parse(parts.uri.query().unwrap_or_default())?;
+        // Also where nothing waits so long: more than may be asked for is an error everywhere.
+        app.core.deadline(params.timeout_ms)?;
+        Ok(params)
     }
 }
 
@@ -160,6 +176,21 @@ mod tests {
                 .number("limit")
                 .is_err()
         );
+    }
+
+    #[test]
+    fn what_every_request_may_say_is_known_without_being_asked_for() {
+        let params = Params::parse("timeout_ms=7&encoding=utf8").unwrap();
+        assert!(params.finish().is_ok());
+        assert_eq!(
+            (params.timeout_ms(), params.encoding()),
+            (7, Encoding::Utf8)
+        );
+        let none = Params::parse("").unwrap();
+        assert_eq!((none.timeout_ms(), none.encoding()), (0, Encoding::Base64));
+        for wrong in ["timeout_ms=0", "timeout_ms=soon", "encoding=UTF8"] {
+            assert!(Params::parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     proptest! {

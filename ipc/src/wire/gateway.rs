@@ -50,8 +50,6 @@ pub enum AdminRequest {
         /// To this node; `None`: to the most advanced one.
         to: Option<NodeId>,
     },
-    /// The node is about to stop: hand leaderships over and take none.
-    Drain,
 }
 
 /// consensusd -> gatewayd.
@@ -127,4 +125,7 @@ pub enum ConsensusError {
     /// Cannot be done, with the reason.
     #[error("{0}")]
     Refused(String),
+    /// Some ring on the way to a quorum cannot carry it, with which and what to raise.
+    #[error("{0}")]
+    TooLarge(String),
 }

@@ -40,7 +40,8 @@ pub enum PeerIn {
         /// The peer.
         peer: Box<PeerHello>,
     },
-    /// The outgoing stream to a target is down, or could not be made. Told once a state change, and again when `why` changes.
+    /// The outgoing stream to a target is down, or could not be made. Told once a state change, and again when `why` changes; on the peer lane
+    /// [`DownReason::Refused`] is told at every attempt, since frames that come late take the evidence back.
     Down {
         /// `ip:port` of the target.
         addr: String,
@@ -81,4 +82,4 @@ pub struct PeerHello {
 }
 
 /// Version of the peer protocol that this executable speaks.
-pub const PEER_PROTOCOL: u32 = 3;
+pub const PEER_PROTOCOL: u32 = 4;

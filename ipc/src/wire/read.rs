@@ -4,16 +4,52 @@ use super::command::{Election, Item};
 use super::{GroupId, Revision};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
-/// gatewayd -> storaged, on a reader's ring.
+/// A call of gatewayd to a reader.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadCall {
     /// Number of the call; the reply carries it.
     pub call: u64,
-    /// How long the call may wait for `min_index` to be applied, from its arrival.
+    /// How long somebody waits for the reply, from when the call was sent: so long the reader may wait for `min_index` to be
+    /// applied, and after it the call is not carried out any more.
     pub wait_ms: u32,
     /// What is read.
     pub read: ReadRequest,
+}
+
+/// gatewayd -> storaged, on a reader's ring: a call with the time at which it was sent. A reader that is behind, or was born after it,
+/// knows from that what nobody waits for any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentReadCall {
+    /// When, in microseconds of the machine's monotonic clock, which its processes share.
+    pub sent_us: u64,
+    /// The call.
+    pub call: ReadCall,
+}
+
+impl SentReadCall {
+    /// The call, sent at this moment.
+    pub fn now(call: ReadCall) -> SentReadCall {
+        SentReadCall {
+            sent_us: machine_us(),
+            call,
+        }
+    }
+
+    /// How much longer somebody waits for the reply.
+    pub fn left(&self) -> Duration {
+        let wait = Duration::from_millis(u64::from(self.call.wait_ms));
+        let age = Duration::from_micros(machine_us().saturating_sub(self.sent_us));
+        wait.saturating_sub(age)
+    }
+}
+
+/// Not the clock of a simulation: in one, nobody calls a reader.
+fn machine_us() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .expect("CLOCK_MONOTONIC is always there");
+    u64::try_from(Duration::from(now).as_micros()).unwrap_or(u64::MAX)
 }
 
 /// storaged -> gatewayd.
@@ -114,10 +150,18 @@ pub enum ReadError {
         /// The newest revision.
         newest: Revision,
     },
-    /// `min_index` was not applied within `wait_ms`.
+    /// `min_index` was not applied, or the call not come to, within `wait_ms`.
     #[error("index not applied in time")]
     NotApplied,
     /// The disk or the tree failed.
     #[error("storage: {0}")]
     Storage(String),
+    /// A key, or a bound of a range, is longer than any that can be there.
+    #[error("a key of {bytes} bytes, at most {max}")]
+    KeyTooLarge {
+        /// Its bytes.
+        bytes: u64,
+        /// Most bytes.
+        max: u64,
+    },
 }

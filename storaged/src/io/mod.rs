@@ -18,7 +18,7 @@ pub trait Disk {
     /// The key of the log, drawn and made durable when there is none and no segment either.
     ///
     /// # Errors
-    /// The disk; or segments are there whose key is gone or damaged.
+    /// The disk; or segments are there whose key is gone or damaged, which is [`io::ErrorKind::InvalidData`].
     fn key(&mut self) -> io::Result<u64>;
     /// Numbers of all segments, in no order.
     ///

@@ -167,7 +167,7 @@ impl Log {
         options: LogOptions,
         alive: &dyn Fn(),
     ) -> Result<Log, LogError> {
-        let key = disk.key()?;
+        let key = disk.key().map_err(LogError::of_key)?;
         // LOG-3: before anything is written that would hide what is missing.
         let recovered = recover(
             disk,

@@ -23,6 +23,9 @@ pub enum LogError {
     /// The disk failed.
     #[error("log: {0}")]
     Io(#[from] io::Error),
+    /// The log's key is not what was written: no unit can be told from bytes of somebody else.
+    #[error("log damaged: {0}")]
+    Key(io::Error),
     /// Acknowledged bytes are not what was written.
     #[error("log damaged: segment {segment}, offset {offset}: {what}")]
     Damaged {
@@ -55,6 +58,14 @@ pub struct Recovered {
 }
 
 impl LogError {
+    /// What an error of [`Disk::key`] means.
+    pub(super) fn of_key(error: io::Error) -> LogError {
+        match error.kind() {
+            io::ErrorKind::InvalidData => LogError::Key(error),
+            _ => LogError::Io(error),
+        }
+    }
+
     fn damaged(segment: u64, offset: u64, what: String) -> LogError {
         LogError::Damaged {
             segment,

@@ -2,11 +2,12 @@
 //!
 //! It sleeps on one doorbell, which gatewayd rings for calls and for room, and the store for applied batches, but only while
 //! something is parked. No wake-up is lost: the reader says that it parks, then looks at the store again, then sleeps; the
-//! store changes, then looks whether somebody parks. Non-goals: no order among calls, no index that it waits for without end.
+//! store changes, then looks whether somebody parks. A call whose time has passed is not carried out: calls that were given up must not
+//! hold up those that are waited for. Non-goals: no order among calls, no index that it waits for without end.
 
 use crate::state::Store;
 use mareedb_ipc::wire::encode;
-use mareedb_ipc::wire::read::{ReadCall, ReadError, ReadReply, ReadResponse};
+use mareedb_ipc::wire::read::{ReadCall, ReadError, ReadReply, ReadResponse, SentReadCall};
 use mareedb_ipc::{Bell, Receiver, RingError, Sender};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ pub struct Parts {
 pub fn spawn(parts: Parts, name: &str) -> JoinHandle<RingError> {
     let parking = Arc::new(AtomicBool::new(false));
     let (ringer, parked) = (parts.ringer.clone(), parking.clone());
-    parts.store.on_applied(Arc::new(move |_, _| {
+    parts.store.on_applied(Arc::new(move || {
         // Pairs with the fence in `Reader::serve_parked`.
         fence(Ordering::SeqCst);
         if parked.load(Ordering::Relaxed) {
@@ -86,12 +87,12 @@ impl Reader {
     /// `Some`: sleep so long at most.
     fn turn(&mut self) -> Result<Option<Duration>, RingError> {
         while self.waiting_bytes < WAITING_BYTES_MAX {
-            let Some((call, end)) = self.receiver.try_recv::<ReadCall>()? else {
+            let Some((sent, end)) = self.receiver.try_recv::<SentReadCall>()? else {
                 break;
             };
-            let until = Instant::now() + Duration::from_millis(u64::from(call.wait_ms));
-            self.serve(until, call);
+            // Before it is served: gatewayd asks a successor again by itself, and a call that ended this process is not found again.
             self.receiver.release(end);
+            self.serve(Instant::now() + sent.left(), sent.call);
         }
         self.serve_parked();
         let room = self.flush()?;
@@ -118,7 +119,12 @@ impl Reader {
     }
 
     fn serve(&mut self, until: Instant, call: ReadCall) {
-        match self.store.read(&call.read) {
+        let read = if Instant::now() < until {
+            self.store.read(&call.read)
+        } else {
+            Err(ReadError::NotApplied)
+        };
+        match read {
             Err(ReadError::NotApplied) if Instant::now() < until => self.parked.push((until, call)),
             result => {
                 let reply = ReadReply::Reply {

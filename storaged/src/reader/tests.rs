@@ -115,6 +115,11 @@ impl Scene {
     }
 
     fn call(&mut self, call: u64, min_index: u64, wait: Duration) {
+        let call = SentReadCall::now(self.asked(call, min_index, wait));
+        self.send(&call);
+    }
+
+    fn asked(&self, call: u64, min_index: u64, wait: Duration) -> ReadCall {
         let query = Query::Range {
             start: Bytes::new(),
             end: Bytes::new(),
@@ -123,7 +128,7 @@ impl Scene {
             revision: None,
             keys_only: false,
         };
-        let call = ReadCall {
+        ReadCall {
             call,
             wait_ms: u32::try_from(wait.as_millis()).unwrap(),
             read: ReadRequest {
@@ -132,8 +137,11 @@ impl Scene {
                 min_index,
                 query,
             },
-        };
-        assert!(self.sender.try_send(&call).unwrap().is_some());
+        }
+    }
+
+    fn send(&mut self, call: &SentReadCall) {
+        assert!(self.sender.try_send(call).unwrap().is_some());
         self.sender.publish();
     }
 
@@ -170,7 +178,7 @@ fn it_says_that_it_is_up_and_then_answers() {
     let index = scene.put(b"k", b"v");
     let _reader = scene.start();
     assert!(scene.up() > 0);
-    scene.call(7, index, Duration::ZERO);
+    scene.call(7, index, LONG);
     let (call, result) = scene.answer();
     let response = result.unwrap();
     assert_eq!((call, response.applied_index), (7, index));
@@ -208,6 +216,24 @@ fn a_call_that_waited_its_time_is_told_so() {
     scene.up();
     scene.call(1, 1_000_000, Duration::from_millis(20));
     assert_eq!(scene.answer(), (1, Err(ReadError::NotApplied)));
+}
+
+#[test]
+fn a_call_that_nobody_waits_for_any_more_is_not_carried_out() {
+    let mut scene = Scene::new();
+    let index = scene.put(b"k", b"v");
+    // It waited in the ring while the reader was busy, or not there.
+    let mut late = SentReadCall::now(scene.asked(1, index, Duration::from_millis(5)));
+    late.sent_us -= 6_000;
+    scene.send(&late);
+    let mut long = SentReadCall::now(scene.asked(2, index, LONG));
+    long.sent_us -= 6_000;
+    scene.send(&long);
+    let _reader = scene.start();
+    scene.up();
+    assert_eq!(scene.answer(), (1, Err(ReadError::NotApplied)));
+    let (call, result) = scene.answer();
+    assert_eq!((call, result.unwrap().applied_index), (2, index));
 }
 
 #[test]

@@ -28,12 +28,8 @@ impl From<RingError> for Ended {
 impl From<LogError> for Ended {
     fn from(error: LogError) -> Self {
         let exit = match &error {
-            // The key's file.
-            LogError::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                ExitCode::LogDamaged
-            }
             LogError::Io(error) => fault::exit_of(error),
-            LogError::Damaged { .. } => ExitCode::LogDamaged,
+            LogError::Key(_) | LogError::Damaged { .. } => ExitCode::LogDamaged,
         };
         Ended::Failed(exit, error.to_string())
     }
@@ -106,5 +102,32 @@ impl Ends {
             None => known.push(LogEnd { shard, unit }),
         }
         self.board.put(Cell::LogEnds, &*known);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::{Disk, StdDisk};
+    use crate::log::{Log, LogOptions};
+
+    #[test]
+    fn a_damaged_key_of_the_log_is_damage_and_not_the_disks_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = StdDisk::open(dir.path()).unwrap();
+        disk.key().unwrap();
+        disk.create(1, 4096).unwrap();
+        std::fs::write(dir.path().join("key"), b"no key").unwrap();
+        let options = LogOptions {
+            segment_bytes: 1 << 20,
+            cache_bytes_max: 1 << 20,
+            incarnation: 1,
+            acknowledged: 0,
+        };
+        let error = Log::open(&mut disk, options, &|| ()).err().unwrap();
+        let Ended::Failed(exit, why) = Ended::from(error) else {
+            panic!("no failure");
+        };
+        assert_eq!(exit, ExitCode::LogDamaged, "{why}");
     }
 }

@@ -12,7 +12,7 @@ mod answers;
 mod end;
 mod files;
 mod requests;
-#[cfg(feature = "simulation")]
+#[cfg(any(test, feature = "simulation"))]
 pub mod simulated;
 mod steps;
 mod threads;
@@ -76,7 +76,7 @@ pub fn run(parts: Parts) -> Ended {
         Ok(executor) => executor,
         Err(error) => {
             return Ended::Failed(
-                ExitCode::OsUnfit,
+                exit_of(error.raw_os_error()),
                 format!("io_uring gives no executor: {error}; see docs/install.md"),
             );
         }
@@ -116,6 +116,8 @@ pub fn run(parts: Parts) -> Ended {
             writer: writer::Writer::new(StdDisk::unlocked(&parts.log_dir), ring),
             queue: std::collections::VecDeque::new(),
             pending: None,
+            making: None,
+            handed: 0,
             noted: std::collections::BTreeMap::new(),
             note: false,
             internal: std::collections::VecDeque::new(),
@@ -128,6 +130,15 @@ pub fn run(parts: Parts) -> Ended {
         ears.cancel();
         ended
     })
+}
+
+/// What a shard without an executor ends with. Memory and descriptors that are short now may be there at the next start: only what
+/// stays as it is makes the machine unfit, of which two starts, a moment apart, are proof.
+fn exit_of(executor_error: Option<i32>) -> ExitCode {
+    match executor_error {
+        Some(libc::ENOMEM | libc::EMFILE | libc::ENFILE | libc::EAGAIN) => ExitCode::Failed,
+        _ => ExitCode::OsUnfit,
+    }
 }
 
 /// The disk as the threads see it.
@@ -144,6 +155,21 @@ async fn listen(mut stream: UnixStream, ring: futures::channel::mpsc::UnboundedS
     while let Ok(1..) = stream.read(&mut bytes).await {
         if ring.unbounded_send(()).is_err() {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_short_for_a_moment_makes_no_machine_unfit() {
+        for short in [libc::ENOMEM, libc::EMFILE, libc::ENFILE, libc::EAGAIN] {
+            assert_eq!(exit_of(Some(short)), ExitCode::Failed);
+        }
+        for lasting in [Some(libc::ENOSYS), Some(libc::EPERM), None] {
+            assert_eq!(exit_of(lasting), ExitCode::OsUnfit);
         }
     }
 }

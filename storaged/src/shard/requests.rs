@@ -1,7 +1,7 @@
 //! What becomes of messages that are no operations, when the head reaches them.
 
 use super::end::Ended;
-use super::steps::Steps;
+use super::steps::{Internal, Steps, What};
 use super::threads::{Asked, Keep, Read};
 use super::writer::UnitWriter;
 use crate::log::unit::{Change, Record};
@@ -30,6 +30,26 @@ impl<W: UnitWriter> Steps<W> {
             })
             .next_back()
             .unwrap_or(logged)
+    }
+
+    /// Whether a new consensusd can be told where everything stands. What its predecessor asked of the applying thread still moves that: an
+    /// entry applied later would make what is persisted newer than what was said to be applied, and a snapshot installed later empties
+    /// the log up to an end of which the new one knows nothing, so that its next entry would leave a hole (RAFT-2).
+    pub(super) fn is_settled(&self, durable: u64) -> bool {
+        {
+            let mut reports = self.reports.lock();
+            if reports.applied != self.handed || !reports.installed.is_empty() {
+                reports.awaited = true;
+                return false;
+            }
+        }
+        let installing = |what: &What| matches!(what, What::Answer { .. });
+        let mut pending = self.pending.iter().flat_map(|pending| &pending.steps);
+        let mut internal = self.internal.iter();
+        let mut queued = self.queue.iter();
+        !internal.any(|internal| matches!(internal, Internal::Installed(_)))
+            && !pending.any(|(_, what)| installing(what))
+            && !queued.any(|step| step.lsn > durable && installing(&step.what))
     }
 
     /// Answers a new consensusd: everything in the ring before its Hello is durable now.
@@ -68,10 +88,11 @@ impl<W: UnitWriter> Steps<W> {
     }
 
     /// Hands a request to the thread that serves it; none of them waits for another's disk.
-    pub(super) fn dispatch(&self, request: u64, body: StorageRequest) -> Result<(), Ended> {
+    pub(super) fn dispatch(&mut self, request: u64, body: StorageRequest) -> Result<(), Ended> {
         let asked = Asked { request, body };
         match asked.body {
             StorageRequest::Apply { .. } | StorageRequest::FinishInstall { .. } => {
+                self.handed += 1;
                 hand(&self.threads.apply, asked)
             }
             StorageRequest::ReadLog { .. } | StorageRequest::Query(_) => {

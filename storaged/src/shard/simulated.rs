@@ -4,9 +4,9 @@
 use super::answers::Answers;
 use super::end::{Ended, Ends};
 use super::files;
-use super::steps::{Latencies, Quiet, Steps};
-use super::threads::{self, Asked, Disks, Keep, Keeper, Never, Read, Shared, Threads};
-use super::writer::{UnitWriter, WRITES_MAX, Written};
+use super::steps::{Latencies, Next, Quiet, Steps};
+use super::threads::{self, Asked, Disks, Keep, Keeper, Make, Never, Read, Shared, Threads};
+use super::writer::{Flying, UnitWriter, Written};
 use crate::log::{FileWork, Log, Write};
 use crate::state::Store;
 use crate::{check_orphans, log_options, open_log, store_options};
@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A full disk is tried again so often.
 pub const AGAIN: Duration = files::AGAIN;
@@ -33,24 +33,22 @@ const SHARD: u16 = 0;
 struct Flights {
     open: Option<u64>,
     begun: Vec<Write>,
-    began: VecDeque<(u64, Instant)>,
+    flying: Flying,
     ended: VecDeque<Written>,
 }
 
 impl UnitWriter for Flights {
     fn has_room(&self) -> bool {
-        self.began.len() < WRITES_MAX
+        self.flying.has_room()
     }
 
     fn waiting(&self) -> Duration {
-        self.began.front().map_or(Duration::ZERO, |(_, began)| {
-            now().saturating_duration_since(*began)
-        })
+        self.flying.waiting()
     }
 
     fn ended(&mut self) -> Option<Written> {
         let written = self.ended.pop_front()?;
-        self.began.pop_front();
+        self.flying.end(written.lsn);
         Some(written)
     }
 
@@ -69,7 +67,7 @@ impl UnitWriter for Flights {
             Some(write.location.segment),
             "LOG-2: a unit for another segment"
         );
-        self.began.push_back((write.lsn, now()));
+        self.flying.begin(write.lsn);
         self.begun.push(write);
     }
 }
@@ -85,17 +83,20 @@ pub enum Thread {
     Snapshots,
     /// Flushes.
     Keep,
+    /// Makes replicas.
+    Make,
     /// Makes and removes files.
     Files,
 }
 
 impl Thread {
     /// All of them.
-    pub const ALL: [Thread; 5] = [
+    pub const ALL: [Thread; 6] = [
         Thread::Apply,
         Thread::Read,
         Thread::Snapshots,
         Thread::Keep,
+        Thread::Make,
         Thread::Files,
     ];
 }
@@ -117,6 +118,7 @@ struct Works {
     read: Receiver<Read>,
     snapshots: Receiver<Asked>,
     keep: Receiver<Keep>,
+    make: Receiver<Make>,
     files: Receiver<FileWork>,
     /// Nothing comes; it is held.
     _merge: Receiver<Never>,
@@ -138,6 +140,7 @@ fn channels() -> (Threads, Works) {
     let (snapshots, moves) = unbounded();
     let (keep, keeps) = unbounded();
     let (merge, merges) = unbounded();
+    let (make, makes) = unbounded();
     let (files, changes) = unbounded();
     let threads = Threads {
         apply,
@@ -145,6 +148,7 @@ fn channels() -> (Threads, Works) {
         snapshots,
         keep,
         merge,
+        make,
         files,
     };
     let works = Works {
@@ -152,6 +156,7 @@ fn channels() -> (Threads, Works) {
         read: reads,
         snapshots: moves,
         keep: keeps,
+        make: makes,
         files: changes,
         _merge: merges,
     };
@@ -210,6 +215,8 @@ impl SimShard {
             writer: Flights::default(),
             queue: VecDeque::new(),
             pending: None,
+            making: None,
+            handed: 0,
             noted: std::collections::BTreeMap::new(),
             note: false,
             internal: VecDeque::new(),
@@ -238,11 +245,12 @@ impl SimShard {
         let turned = self.steps.turn().now_or_never();
         let turned = turned.expect("a simulated device lets nobody wait for a file")?;
         self.quiet.look(&self.shared.log.lock());
-        if !turned {
+        if turned == Next::Turn {
             return Ok(false);
         }
         let closed = self.steps.close_quiet(&mut self.quiet).now_or_never();
-        closed.expect("a simulated device lets nobody wait for a file")
+        let closed = closed.expect("a simulated device lets nobody wait for a file")?;
+        Ok(closed == Next::Wait)
     }
 
     /// The writes that were begun since this was asked last.
@@ -253,10 +261,7 @@ impl SimShard {
     /// A write has ended.
     pub fn ended(&mut self, lsn: u64, result: io::Result<()>) {
         let writer = &mut self.steps.writer;
-        let began = writer.began.iter().find(|(flying, _)| *flying == lsn);
-        let took = began.map_or(Duration::ZERO, |(_, began)| {
-            now().saturating_duration_since(*began)
-        });
+        let took = writer.flying.age(lsn);
         writer.ended.push_back(Written { lsn, took, result });
     }
 
@@ -286,6 +291,10 @@ impl SimShard {
                 }
                 Err(_) => return Ok(Did::Nothing),
             },
+            Thread::Make => match self.works.make.try_recv() {
+                Ok(work) => threads::make_one(shared, work)?,
+                Err(_) => return Ok(Did::Nothing),
+            },
             Thread::Files => match self.works.files.try_recv() {
                 Ok(work) => {
                     if files::serve_one(shared, &mut *shared.disk(), work, &mut self.full)? {
@@ -305,6 +314,7 @@ impl SimShard {
             Thread::Read => !self.works.read.is_empty(),
             Thread::Snapshots => !self.works.snapshots.is_empty(),
             Thread::Keep => !self.works.keep.is_empty(),
+            Thread::Make => !self.works.make.is_empty(),
             Thread::Files => !self.works.files.is_empty(),
         }
     }
@@ -347,3 +357,6 @@ impl SimShard {
         self.shared.log.lock()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Threads beside the executor, for everything that may block: one applies, one reads logs and state machines, one moves
-//! snapshots, one flushes trees, one merges their files, one minds those of the log. They answer by themselves, and tell
-//! the executor what it has to know.
+//! snapshots, one flushes trees, one merges their files, one makes replicas, one minds the files of the log. They answer by
+//! themselves, and tell the executor what it has to know.
 
 use super::answers::Answers;
 use super::end::Ended;
@@ -9,8 +9,8 @@ use crate::io::Disk;
 use crate::log::{FileWork, Log, Plan};
 use crate::state::{Store, StoreError};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use mareedb_ipc::wire::storage::{LogEntry, SnapshotMeta, StorageAnswer, StorageRequest};
-use mareedb_ipc::wire::{GroupId, LogPosition};
+use mareedb_ipc::wire::storage::{KeyRange, LogEntry, SnapshotMeta, StorageAnswer, StorageRequest};
+use mareedb_ipc::wire::{GroupId, LogPosition, ReplicaId};
 use mareedb_ipc::world::{Fault, now, planted};
 use mareedb_ipc::{Bell, BoardWriter, Gauge};
 use parking_lot::Mutex;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// Old versions are collected and files merged so often.
 const MAINTAIN: Duration = Duration::from_secs(1);
-/// So many times `storage.unflushed_bytes_max` may be in memory.
+/// With more than so many times `storage.unflushed_bytes_max` in memory, applying waits for a flush.
 const UNFLUSHED_FACTOR: u64 = 4;
 /// What is worth a file is flushed so often: a restart applies the rest again.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -58,6 +58,13 @@ pub(super) enum Keep {
     Finish,
 }
 
+/// A replica that is to be made: about ten syncs.
+pub(super) struct Make {
+    pub(super) group: GroupId,
+    pub(super) replica: ReplicaId,
+    pub(super) range: KeyRange,
+}
+
 /// A snapshot that has become a group's state.
 pub(super) struct Installed {
     pub(super) request: Option<u64>,
@@ -71,6 +78,12 @@ pub(super) struct Reports {
     pub(super) installed: Vec<Installed>,
     pub(super) moved: Option<Vec<(GroupId, Vec<LogEntry>)>>,
     pub(super) finished: bool,
+    /// The replica that was to be made is there.
+    pub(super) made: bool,
+    /// So much of what the applying thread was handed is done, and what it tells is told.
+    pub(super) applied: u64,
+    /// The executor wants to know of the next.
+    pub(super) awaited: bool,
     /// Why a thread had to end.
     pub(super) failed: Option<Ended>,
 }
@@ -84,6 +97,7 @@ pub(super) struct Threads {
     /// Nothing is asked; it ends when this is dropped.
     #[allow(dead_code, reason = "it is held")]
     pub(super) merge: Sender<Never>,
+    pub(super) make: Sender<Make>,
     pub(super) files: Sender<FileWork>,
 }
 
@@ -156,6 +170,7 @@ pub(super) fn start(shared: &Shared) -> Threads {
         snapshots: spawn("snapshots", shared, snapshots),
         keep: spawn("keep", shared, keep),
         merge: spawn("merge", shared, merge),
+        make: spawn("make", shared, make),
         files: spawn("files", shared, files::serve),
     }
 }
@@ -165,6 +180,19 @@ fn apply(shared: &Shared, works: &Receiver<Asked>) -> Result<(), Ended> {
 }
 
 pub(super) fn apply_one(shared: &Shared, asked: Asked) -> Result<(), Ended> {
+    serve_apply(shared, asked)?;
+    let awaited = {
+        let mut reports = shared.reports.lock();
+        reports.applied += 1;
+        std::mem::take(&mut reports.awaited)
+    };
+    if awaited {
+        shared.bell.ring();
+    }
+    Ok(())
+}
+
+fn serve_apply(shared: &Shared, asked: Asked) -> Result<(), Ended> {
     let Asked { request, body } = asked;
     match body {
         StorageRequest::Apply {
@@ -244,8 +272,13 @@ fn apply_entries(
             outcomes.push(outcome);
         }
         if shared.store.unflushed_bytes() > UNFLUSHED_FACTOR * shared.unflushed_bytes_max {
-            // The flushing thread does not keep up: memory is bounded all the same, and applying waits for the disk.
-            flush(shared)?;
+            // The flushing thread does not keep up: applying waits for the disk. For room on it it does not wait, nor would it help: what
+            // is not flushed is no more than the log, which gets no room then either, and the data that it supersedes.
+            if let Err(error) = flush_all(&shared.store)
+                && !is_full(&error)
+            {
+                return Err(error.into());
+            }
         }
         let new = from.saturating_sub(next).min(entries.len() as u64);
         shared.board.add(Gauge::Applied, new);
@@ -254,6 +287,18 @@ fn apply_entries(
         applied: upto,
         outcomes,
     })
+}
+
+fn make(shared: &Shared, works: &Receiver<Make>) -> Result<(), Ended> {
+    works.iter().try_for_each(|work| make_one(shared, work))
+}
+
+pub(super) fn make_one(shared: &Shared, work: Make) -> Result<(), Ended> {
+    shared
+        .store
+        .create_replica(work.group, work.replica, work.range)?;
+    shared.tell(|reports| reports.made = true);
+    Ok(())
 }
 
 fn read(shared: &Shared, works: &Receiver<Read>) -> Result<(), Ended> {
@@ -430,22 +475,16 @@ impl Keeper {
     }
 }
 
+/// Flushes all trees, those after one that there was no room for, too.
 fn flush_all(store: &Store) -> Result<(), StoreError> {
+    let mut flushed = Ok(());
     for (group, ..) in store.replicas() {
-        store.flush(group)?;
-    }
-    Ok(())
-}
-
-/// Flushes everything; a full disk is the flushing thread's to tell.
-fn flush(shared: &Shared) -> Result<(), Ended> {
-    for (group, ..) in shared.store.replicas() {
-        match shared.store.flush(group) {
-            Err(error) if !is_full(&error) => return Err(error.into()),
-            _ => {}
+        match store.flush(group) {
+            Err(error) if is_full(&error) => flushed = Err(error),
+            done => drop(done?),
         }
     }
-    Ok(())
+    flushed
 }
 
 /// Collects old versions and merges files; beside the flushing thread, which must not wait for a large merge.

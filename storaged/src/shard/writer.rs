@@ -3,9 +3,11 @@
 use crate::io::StdDisk;
 use crate::log::Write;
 use futures::channel::mpsc::UnboundedSender;
+use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions};
+use mareedb_ipc::world::now;
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -22,6 +24,41 @@ pub struct Written {
     pub took: Duration,
     /// How it ended.
     pub result: io::Result<()>,
+}
+
+/// Writes in flight, which end in any order.
+#[derive(Default)]
+pub(super) struct Flying(BTreeMap<u64, Instant>);
+
+impl Flying {
+    pub(super) fn has_room(&self) -> bool {
+        self.0.len() < WRITES_MAX
+    }
+
+    /// The write of a unit begins.
+    pub(super) fn begin(&mut self, lsn: u64) {
+        self.0.insert(lsn, now());
+    }
+
+    /// A write has ended.
+    pub(super) fn end(&mut self, lsn: u64) {
+        self.0.remove(&lsn);
+    }
+
+    /// How long a write has been in flight.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn age(&self, lsn: u64) -> Duration {
+        self.0.get(&lsn).map_or(Duration::ZERO, age)
+    }
+
+    /// How long the oldest one has been; those that began later may have ended before it (LIVE-3).
+    pub(super) fn waiting(&self) -> Duration {
+        self.0.values().next().map_or(Duration::ZERO, age)
+    }
+}
+
+fn age(began: &Instant) -> Duration {
+    now().saturating_duration_since(*began)
 }
 
 /// Where units are written durably, several at once.
@@ -53,9 +90,7 @@ pub struct Writer {
     #[cfg(feature = "faults")]
     dir: std::path::PathBuf,
     done: Rc<RefCell<VecDeque<Written>>>,
-    flying: usize,
-    /// When the oldest write in flight began; for the stall mark.
-    began: VecDeque<Instant>,
+    flying: Flying,
     wake: UnboundedSender<()>,
 }
 
@@ -68,8 +103,7 @@ impl Writer {
             #[cfg(feature = "faults")]
             dir: std::path::PathBuf::new(),
             done: Rc::default(),
-            flying: 0,
-            began: VecDeque::new(),
+            flying: Flying::default(),
             wake,
         }
     }
@@ -77,17 +111,16 @@ impl Writer {
 
 impl UnitWriter for Writer {
     fn has_room(&self) -> bool {
-        self.flying < WRITES_MAX
+        self.flying.has_room()
     }
 
     fn waiting(&self) -> Duration {
-        self.began.front().map_or(Duration::ZERO, Instant::elapsed)
+        self.flying.waiting()
     }
 
     fn ended(&mut self) -> Option<Written> {
         let written = self.done.borrow_mut().pop_front()?;
-        self.flying -= 1;
-        self.began.pop_front();
+        self.flying.end(written.lsn);
         Some(written)
     }
 
@@ -103,7 +136,7 @@ impl UnitWriter for Writer {
             .custom_flags(libc::O_DSYNC)
             .dma_open(&path)
             .await
-            .map_err(io::Error::from)?;
+            .map_err(told)?;
         // SAFETY: only asks the kernel to lock the description behind a descriptor that `file` owns.
         if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             return Err(io::Error::last_os_error());
@@ -129,8 +162,7 @@ impl UnitWriter for Writer {
         let (file, done, wake) = (file.clone(), self.done.clone(), self.wake.clone());
         #[cfg(feature = "faults")]
         let faults = crate::io::faults::wanted(&self.dir);
-        self.flying += 1;
-        self.began.push_back(Instant::now());
+        self.flying.begin(write.lsn);
         glommio::spawn_local(async move {
             let began = Instant::now();
             #[cfg(feature = "faults")]
@@ -156,7 +188,16 @@ async fn put(file: &DmaFile, bytes: &[u8], offset: u64) -> io::Result<()> {
     match file.write_at(buffer, offset).await {
         Ok(written) if written >= bytes.len() => Ok(()),
         Ok(_) => Err(io::Error::from_raw_os_error(libc::EIO)),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(told(error)),
+    }
+}
+
+/// The system's error itself: what glommio makes of it keeps the kind and the text and loses the number, by which a fault of the disk
+/// is known (STO-FAULT).
+fn told(error: GlommioError<()>) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error.into(),
     }
 }
 
@@ -188,4 +229,54 @@ async fn with_faults(
         return Err(eio());
     }
     put(file, bytes, offset).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fault;
+    use mareedb_ipc::ExitCode;
+
+    /// LIVE-3
+    #[test]
+    fn a_write_that_hangs_is_seen_although_later_ones_end() {
+        let mut flying = Flying::default();
+        for lsn in 1..=4 {
+            flying.begin(lsn);
+        }
+        assert!(!flying.has_room());
+        std::thread::sleep(Duration::from_millis(20));
+        for lsn in 2..=4 {
+            flying.end(lsn);
+            flying.begin(lsn + 3);
+        }
+        assert!(!flying.has_room());
+        assert!(flying.waiting() >= Duration::from_millis(20));
+        flying.end(1);
+        assert!(flying.waiting() < flying.age(5) + Duration::from_millis(20));
+        for lsn in 5..=7 {
+            flying.end(lsn);
+        }
+        assert_eq!(flying.waiting(), Duration::ZERO);
+    }
+
+    /// STO-FAULT
+    #[test]
+    fn what_the_executor_says_of_a_disk_keeps_the_number() {
+        for (code, exit) in [
+            (libc::EIO, ExitCode::DiskFault),
+            (libc::EROFS, ExitCode::DiskFault),
+            (libc::ENOSPC, ExitCode::Io),
+        ] {
+            let enhanced = GlommioError::EnhancedIoError {
+                source: io::Error::from_raw_os_error(code),
+                op: "Writing",
+                path: Some("segment".into()),
+                fd: Some(7),
+            };
+            let error = told(enhanced);
+            assert_eq!(error.raw_os_error(), Some(code));
+            assert_eq!(fault::exit_of(&error), exit, "{error}");
+        }
+    }
 }

@@ -6,6 +6,7 @@ use lsm_tree::{AbstractTree, AnyTree};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// Number u64, XXH3-128 u128, kind of checksum u8, all little-endian.
 const CURRENT_BYTES: usize = 25;
@@ -67,12 +68,23 @@ pub(super) fn told(error: lsm_tree::Error, of: &Path) -> StoreError {
     }
 }
 
-/// The same of an open tree, whose tables are looked through for the one that is damaged. Reads all of them.
-pub(super) fn told_of(error: lsm_tree::Error, tree: &AnyTree, dir: &Path) -> StoreError {
-    let damage = match told(error, dir) {
-        StoreError::Damaged(damage) => damage,
-        other => return other,
-    };
+/// The same of an open tree, whose tables are looked through for the one that is damaged. That reads all of them, so that it is done once
+/// a tree: `first` is the damage that was found.
+pub(super) fn told_of(
+    error: lsm_tree::Error,
+    tree: &AnyTree,
+    dir: &Path,
+    first: &OnceLock<String>,
+) -> StoreError {
+    match told(error, dir) {
+        StoreError::Damaged(damage) => {
+            StoreError::Damaged(first.get_or_init(|| blame(damage, tree)).clone())
+        }
+        other => other,
+    }
+}
+
+fn blame(damage: String, tree: &AnyTree) -> String {
     let version = tree.current_version();
     for table in version.iter_tables() {
         // One that cannot be read, or was merged away since, is not to blame for what was read before.
@@ -80,10 +92,11 @@ pub(super) fn told_of(error: lsm_tree::Error, tree: &AnyTree, dir: &Path) -> Sto
             continue;
         };
         if xxhash_rust::xxh3::xxh3_128(&bytes) != table.checksum().into_u128() {
-            return damaged(&table.path, &format!("is not what was written ({damage})"));
+            let path = table.path.display();
+            return format!("{path}: is not what was written ({damage})");
         }
     }
-    StoreError::Damaged(damage)
+    damage
 }
 
 #[cfg(test)]

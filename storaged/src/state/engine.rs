@@ -11,10 +11,12 @@ use bytes::Bytes;
 use lsm_tree::compaction::{Leveled, MoveDown};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Guard, SequenceNumberCounter};
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// A raw key with its value.
 pub(super) type Pair = (Vec<u8>, Bytes);
@@ -26,6 +28,11 @@ pub(super) type Pairs = Box<dyn Iterator<Item = Result<Pair, StoreError>>>;
 const RUNS_MAX: usize = 64;
 /// Longest key that the engine takes.
 pub(super) const KEY_BYTES_MAX: usize = u16::MAX as usize;
+
+/// Free bytes that flushes and merges leave to the log, which writes go through.
+const RESERVE_BYTES: u64 = 16 << 20;
+/// From so many tables on the engine merges level 0.
+const L0_TABLES: usize = 4;
 
 /// What the store needs of an engine. Versions at or above a read's number are invisible to it.
 pub(super) trait Engine: Send + Sync {
@@ -61,8 +68,21 @@ pub(super) struct Lsm {
     dir: PathBuf,
     /// Whether nobody knows which list of files is durable.
     unsettled: AtomicBool,
-    /// Held by whoever merges.
-    merging: Mutex<()>,
+    /// Held by whoever merges; how many merges have begun.
+    merging: Mutex<u64>,
+    /// Free bytes of the directory's disk.
+    room: fn(&Path) -> io::Result<u64>,
+    /// The first damage that was met.
+    damage: Arc<OnceLock<String>>,
+}
+
+fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let room = nix::sys::statvfs::statvfs(dir)?;
+    #[allow(
+        clippy::useless_conversion,
+        reason = "its width differs between systems"
+    )]
+    Ok(u64::from(room.blocks_available()) * u64::from(room.fragment_size()))
 }
 
 fn unsettled(dir: &Path, what: &str) -> StoreError {
@@ -70,6 +90,13 @@ fn unsettled(dir: &Path, what: &str) -> StoreError {
 }
 
 impl Lsm {
+    /// Lets a test say how much room there is.
+    #[cfg(test)]
+    pub(super) fn with_room(mut self, room: fn(&Path) -> io::Result<u64>) -> Lsm {
+        self.room = room;
+        self
+    }
+
     /// Opens what is in `dir`, or makes an empty tree there.
     ///
     /// # Errors
@@ -92,6 +119,8 @@ impl Lsm {
             dir,
             unsettled: AtomicBool::new(false),
             merging: Mutex::default(),
+            room: free_bytes,
+            damage: Arc::default(),
         })
     }
 
@@ -120,8 +149,44 @@ impl Lsm {
         Err(unsettled(&self.dir, &error.to_string()))
     }
 
+    /// Whether so many bytes can be written. A full disk found on the way would leave a part of them, which holds the room that is missing.
+    ///
+    /// # Errors
+    /// They cannot.
+    fn has_room(&self, bytes: u64) -> Result<(), StoreError> {
+        if (self.room)(&self.dir)? < bytes.saturating_add(RESERVE_BYTES) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull).into());
+        }
+        Ok(())
+    }
+
+    /// What the next merge writes at most, if it is one of level 0: with the level below.
+    fn merge_bytes(&self) -> Option<u64> {
+        let version = self.tree.current_version();
+        let mut levels = version.iter_levels();
+        let newest = levels.next()?;
+        let below = levels.find(|level| !level.is_empty());
+        let due = newest.table_count() >= L0_TABLES;
+        due.then(|| newest.size() + below.map_or(0, |level| level.size()))
+    }
+
+    /// Removes what a flush or merge that has failed left of the tables numbered from `first` on. The caller keeps everybody else from making
+    /// tables, and has made those that were made since.
+    fn drop_partial(&self, first: u64) {
+        if self.unsettled.load(Ordering::Acquire) {
+            // The list that is durable may name them.
+            return;
+        }
+        let version = self.tree.current_version();
+        let named: BTreeSet<u64> = version.iter_tables().map(|table| table.id()).collect();
+        for table in (first..self.tree.next_table_id()).filter(|table| !named.contains(table)) {
+            // What stays the next start removes.
+            let _ = std::fs::remove_file(self.dir.join("tables").join(table.to_string()));
+        }
+    }
+
     fn told<T>(&self, done: lsm_tree::Result<T>) -> Result<T, StoreError> {
-        done.map_err(|error| damage::told_of(error, &self.tree, &self.dir))
+        done.map_err(|error| damage::told_of(error, &self.tree, &self.dir, &self.damage))
     }
 }
 
@@ -148,11 +213,11 @@ impl Engine for Lsm {
     }
 
     fn range(&self, from: Bound<Vec<u8>>, to: Bound<Vec<u8>>, number: u64) -> Pairs {
-        let (tree, dir) = (self.tree.clone(), self.dir.clone());
+        let (tree, dir, first) = (self.tree.clone(), self.dir.clone(), self.damage.clone());
         Box::new(self.tree.range((from, to), number, None).map(move |item| {
             let (key, value) = item
                 .into_inner()
-                .map_err(|error| damage::told_of(error, &tree, &dir))?;
+                .map_err(|error| damage::told_of(error, &tree, &dir, &first))?;
             Ok((key.to_vec(), Bytes::from_owner(value)))
         }))
     }
@@ -172,14 +237,35 @@ impl Engine for Lsm {
             }
         }
         let lock = self.tree.get_flush_lock();
-        self.write(|tree| tree.flush(&lock, watermark).map(|_| ()))
+        if self.tree.sealed_memtable_count() > 0 {
+            self.has_room(self.tree.version_memtable_size_sum())?;
+        }
+        let first = self.tree.next_table_id();
+        let merges = self.merging.try_lock().map(|merges| *merges);
+        let done = self.write(|tree| tree.flush(&lock, watermark).map(|_| ()));
+        // Tables of a merge that has ended meanwhile may be gone from the list and be read all the same.
+        if done.is_err()
+            && let Some(now) = self.merging.try_lock()
+            && merges == Some(*now)
+        {
+            self.drop_partial(first);
+        }
+        done
     }
 
     fn compact(&self, watermark: u64) -> Result<bool, StoreError> {
-        let _one = self.merging.lock();
-        let before = self.tree.current_version().id();
+        let mut merges = self.merging.lock();
+        *merges += 1;
+        if let Some(bytes) = self.merge_bytes() {
+            self.has_room(bytes)?;
+        }
+        let (before, first) = (self.tree.current_version().id(), self.tree.next_table_id());
         let strategy = Arc::new(Leveled::default());
-        self.write(|tree| tree.compact(strategy, watermark))?;
+        if let Err(error) = self.write(|tree| tree.compact(strategy, watermark)) {
+            let _no_flush = self.tree.get_flush_lock();
+            self.drop_partial(first);
+            return Err(error);
+        }
         Ok(self.tree.current_version().id() != before)
     }
 

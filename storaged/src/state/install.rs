@@ -29,6 +29,15 @@ pub(super) struct Opened {
     used: Mutex<Instant>,
 }
 
+/// What a state record says of the pairs beside it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Counted {
+    digest: u128,
+    data_bytes: u64,
+    idempotent: u64,
+    elections: u64,
+}
+
 /// A snapshot that is being received.
 pub(super) struct Receiving {
     group: GroupId,
@@ -37,8 +46,8 @@ pub(super) struct Receiving {
     tree: Arc<Tree>,
     next: u64,
     last_key: Vec<u8>,
-    /// Counted from what came, to be compared with what the state record says.
-    counted: System,
+    /// Counted from what came.
+    counted: Counted,
     waiting_bytes: u64,
     used: Instant,
 }
@@ -98,18 +107,16 @@ impl Receiving {
                 system.meta.last_applied, meta.last_applied
             )));
         }
-        let claims = |system: &System| {
-            (
-                system.digest,
-                system.data_bytes,
-                system.idempotent,
-                system.elections,
-            )
+        let claimed = Counted {
+            digest: system.digest,
+            data_bytes: system.data_bytes,
+            idempotent: system.idempotent,
+            elections: system.elections,
         };
         if meta.last_applied.is_some_and(|at| at.index == u64::MAX) {
             return Err(hostile("no entry could follow it"));
         }
-        if claims(&system) != claims(&self.counted) && !planted(Fault::SnapshotWithoutSessions) {
+        if claimed != self.counted && !planted(Fault::SnapshotWithoutSessions) {
             return Err(hostile("it is not the state that its record describes"));
         }
         self.flush()
@@ -122,7 +129,7 @@ fn hostile(what: &str) -> StoreError {
 
 /// Adds a received pair to what was counted so far.
 fn count(
-    counted: &mut System,
+    counted: &mut Counted,
     key: &[u8],
     value: &[u8],
     range: &KeyRange,
@@ -173,6 +180,9 @@ impl Store {
         cursor: &[u8],
         max_bytes: u32,
     ) -> Result<SnapshotChunk, StoreError> {
+        if cursor.len() > engine::KEY_BYTES_MAX {
+            return Err(StoreError::Refused("a cursor that no chunk gives".into()));
+        }
         let opened = self
             .0
             .opened
@@ -181,7 +191,7 @@ impl Store {
             .cloned()
             .ok_or_else(|| StoreError::Refused(format!("snapshot {id} is not open")))?;
         *opened.used.lock() = now();
-        let (pairs, next) = chunk(&opened.pin, cursor, max_bytes as usize)?;
+        let (pairs, next) = self.noted(chunk(&opened.pin, cursor, max_bytes as usize))?;
         Ok(SnapshotChunk {
             entries: pairs
                 .into_iter()
@@ -218,7 +228,7 @@ impl Store {
             tree,
             next: 0,
             last_key: Vec::new(),
-            counted: System::first(&Rules::default()),
+            counted: Counted::default(),
             waiting_bytes: 0,
             used: now(),
         };
@@ -281,11 +291,21 @@ impl Store {
             received.tree.abandon();
             return Err(error);
         }
-        if !self.put_in_force(&old, &received, meta)? {
-            received.tree.abandon();
-            return self.flush(group);
+        match self.put_in_force(&old, &received, meta) {
+            Ok(true) => {}
+            Ok(false) => {
+                received.tree.abandon();
+                return self.flush(group);
+            }
+            Err(error) => {
+                // A crash may leave either tree in force then; else the old one is.
+                if !matches!(error, StoreError::Unsettled(_)) {
+                    received.tree.abandon();
+                }
+                return Err(error);
+            }
         }
-        self.tell(group);
+        self.tell();
         tracing::info!(%group, tree = received.tree_number, before = old.tree_number, "snapshot installed");
         Ok(meta.clone())
     }

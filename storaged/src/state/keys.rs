@@ -14,7 +14,17 @@
 //!
 //! Escaping keeps the order of user keys and makes them prefix-free: 0x00 becomes 0x00 0xFF, the end is 0x00 0x01.
 
+use super::engine;
 use mareedb_ipc::wire::{RandomId, Revision};
+
+/// Longest user key, whatever the settings say: escaping doubles it at worst, and the engine takes no longer one.
+pub(super) const KEY_BYTES_MAX: usize = 32_000;
+/// Longest bound of a range: the first key after the longest one.
+pub(super) const BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 1;
+/// What a key in the tree takes beside the escaped user key: two keyspaces, two revisions, the end of the key.
+const EXTRA_BYTES: usize = 2 + 2 * 8 + 2;
+// The engine ends the process over a longer key, whether it is written, read or only a bound.
+const _: () = assert!(2 * BOUND_BYTES_MAX + EXTRA_BYTES <= engine::KEY_BYTES_MAX);
 
 /// The applied position, membership, clock, counters.
 pub(super) const SYSTEM: &[u8] = b"s-state";

@@ -20,6 +20,8 @@ mod manifest;
 mod once;
 mod query;
 mod records;
+#[cfg(feature = "simulation")]
+mod recount;
 mod replica;
 mod tree;
 mod txn;
@@ -32,13 +34,12 @@ use mareedb_ipc::wire::command::Rules;
 use mareedb_ipc::wire::read::{ReadError, ReadRequest, ReadResponse};
 use mareedb_ipc::wire::storage::{KeyRange, LogEntry, SnapshotMeta};
 use mareedb_ipc::wire::{GroupId, RandomId, ReplicaId};
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Mutex, RwLock};
 use replica::Replica;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
 use tree::Tree;
 
 /// Why the store did not do something.
@@ -98,12 +99,13 @@ struct Shared {
     replicas: RwLock<BTreeMap<GroupId, Arc<Replica>>>,
     opened: Mutex<HashMap<RandomId, Arc<Opened>>>,
     receiving: Mutex<HashMap<RandomId, Arc<Mutex<Receiving>>>>,
-    applied: (Mutex<()>, Condvar),
     listeners: RwLock<Vec<Listener>>,
+    /// The first damage that anybody met.
+    damage: OnceLock<String>,
 }
 
-/// Told after each batch: the group and its applied index.
-pub type Listener = Arc<dyn Fn(GroupId, u64) + Send + Sync>;
+/// Told after each batch and each installed snapshot.
+pub type Listener = Arc<dyn Fn() + Send + Sync>;
 
 impl From<io::Error> for StoreError {
     fn from(error: io::Error) -> StoreError {
@@ -187,8 +189,8 @@ impl Store {
             replicas: RwLock::new(replicas),
             opened: Mutex::default(),
             receiving: Mutex::default(),
-            applied: (Mutex::new(()), Condvar::new()),
             listeners: RwLock::default(),
+            damage: OnceLock::new(),
         })))
     }
 
@@ -241,6 +243,11 @@ impl Store {
         Ok(())
     }
 
+    /// Whether the replica is made.
+    pub fn has(&self, group: GroupId, id: ReplicaId) -> bool {
+        self.replica(group).is_ok_and(|replica| replica.id == id)
+    }
+
     /// All replicas.
     pub fn replicas(&self) -> Vec<(GroupId, ReplicaId, KeyRange)> {
         self.0
@@ -275,43 +282,22 @@ impl Store {
         loop {
             // A snapshot may be put in force between looking the replica up and applying to it: then look again.
             if let Some(outcomes) = self.replica(group)?.apply(entries, results_from)? {
-                self.tell(group);
+                self.tell();
                 return Ok(outcomes);
             }
         }
     }
 
     /// Tells whoever waits that more is applied.
-    fn tell(&self, group: GroupId) {
-        let Ok(replica) = self.replica(group) else {
-            return;
-        };
-        drop(self.0.applied.0.lock());
-        self.0.applied.1.notify_all();
-        let index = replica.applied_index();
+    fn tell(&self) {
         for listener in self.0.listeners.read().iter() {
-            listener(group, index);
+            listener();
         }
     }
 
     /// Calls `listener` after each batch and after each installed snapshot.
     pub fn on_applied(&self, listener: Listener) {
         self.0.listeners.write().push(listener);
-    }
-
-    /// Waits until `index` is applied. `false`: the time was over first.
-    pub fn wait_applied(&self, group: GroupId, index: u64, timeout: Duration) -> bool {
-        let end = Instant::now() + timeout;
-        let mut guard = self.0.applied.0.lock();
-        loop {
-            let applied = self.applied(group).and_then(|meta| meta.last_applied);
-            if applied.is_some_and(|at| at.index >= index) {
-                return true;
-            }
-            if self.0.applied.1.wait_until(&mut guard, end).timed_out() {
-                return false;
-            }
-        }
     }
 
     /// Applied bytes that are not in tree files.
@@ -330,10 +316,10 @@ impl Store {
     /// The disk.
     pub fn flush(&self, group: GroupId) -> Result<SnapshotMeta, StoreError> {
         self.0.settled()?;
-        self.replica(group)?.flush()
+        self.noted(self.replica(group)?.flush())
     }
 
-    /// Flushes what has grown beyond its share, forgets old versions, merges files, drops snapshots that nobody reads. Blocks
+    /// Gives back what nobody needs: snapshots that nobody reads, versions that no read may ask for, files that were merged. Blocks
     /// for the disk.
     ///
     /// # Errors
@@ -342,13 +328,23 @@ impl Store {
         self.drop_idle(install::IDLE);
         let replicas: Vec<Arc<Replica>> = self.0.replicas.read().values().cloned().collect();
         for replica in replicas {
-            if replica.unflushed() > self.0.options.unflushed_bytes_max {
-                self.0.settled()?;
-                replica.flush()?;
-            }
-            replica.maintain()?;
+            replica.collect()?;
+            replica.merge()?;
         }
         Ok(())
+    }
+
+    /// Remembers damage that is only answered to somebody: it ends the process all the same ([`Store::damage`]).
+    fn noted<T>(&self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Damaged(what)) = &done {
+            self.0.damage.get_or_init(|| what.clone());
+        }
+        done
+    }
+
+    /// The first damage that a read or a flush has met. No restart cures it, and whoever asks again would only meet it again.
+    pub fn damage(&self) -> Option<StoreError> {
+        self.0.damage.get().cloned().map(StoreError::Damaged)
     }
 
     /// Reads; never waits: an index that is not applied yet is [`ReadError::NotApplied`].
@@ -356,10 +352,15 @@ impl Store {
     /// # Errors
     /// See [`ReadError`].
     pub fn read(&self, request: &ReadRequest) -> Result<ReadResponse, ReadError> {
-        match self.replica(request.group) {
-            Ok(replica) => replica.read(request),
-            Err(_) => Err(ReadError::NoReplica(request.group)),
+        let Ok(replica) = self.replica(request.group) else {
+            return Err(ReadError::NoReplica(request.group));
+        };
+        // Each such read would look for the damaged file.
+        if let Some(damage) = self.damage() {
+            return Err(ReadError::Storage(damage.to_string()));
         }
+        self.noted(replica.read(request))
+            .unwrap_or_else(|error| Err(ReadError::Storage(error.to_string())))
     }
 
     /// The applied index and the digest of everything that replicas must agree on.

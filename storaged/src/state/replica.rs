@@ -5,7 +5,7 @@ use super::batch::Batch;
 use super::elections;
 use super::engine::Pair;
 use super::kept::Kept;
-use super::keys;
+use super::keys::{self, BOUND_BYTES_MAX, KEY_BYTES_MAX};
 use super::query::{self, Limits};
 use super::records::System;
 use super::tree::{Changes, Pin, Tree, after_prefix};
@@ -116,14 +116,6 @@ impl Replica {
     pub(super) fn applied(&self) -> SnapshotMeta {
         self.system.read().meta.clone()
     }
-    /// Index of the last applied entry; 0 when nothing was applied.
-    pub(super) fn applied_index(&self) -> u64 {
-        self.system
-            .read()
-            .meta
-            .last_applied
-            .map_or(0, |at| at.index)
-    }
     pub(super) fn persisted(&self) -> SnapshotMeta {
         self.persisted.lock().clone()
     }
@@ -151,7 +143,7 @@ impl Replica {
         self.tree.abandon();
     }
 
-    /// Applies entries as one batch; see [`super::Store::apply`]. `None`: the tree was replaced, nothing is applied to it.
+    /// Applies entries, in one batch or a few; see [`super::Store::apply`]. `None`: the tree was replaced, nothing is applied to it.
     pub(super) fn apply(
         &self,
         entries: &[LogEntry],
@@ -169,7 +161,7 @@ impl Replica {
         Ok(Some(outcomes.first))
     }
 
-    /// Applies entries as one batch until it is large; gives those that are left. What comes before an error is applied.
+    /// Applies entries as one batch until it is large; gives those that are left. On an error nothing of the batch is applied.
     fn apply_some<'a>(
         &self,
         writing: &mut Writing,
@@ -258,13 +250,13 @@ impl Replica {
         }
     }
 
-    /// Removes versions that no read may ask for any more, then merges files. Blocks for the disk.
-    pub(super) fn maintain(&self) -> Result<(), StoreError> {
-        self.collect()?;
+    /// Merges files. Blocks for the disk.
+    pub(super) fn merge(&self) -> Result<(), StoreError> {
         self.tree.compact()
     }
 
-    fn collect(&self) -> Result<(), StoreError> {
+    /// Removes versions that no read may ask for any more.
+    pub(super) fn collect(&self) -> Result<(), StoreError> {
         let mut collected = self.collected.lock();
         let horizon = self.system.read().oldest;
         while *collected < horizon {
@@ -290,71 +282,72 @@ impl Replica {
         Ok(())
     }
 
-    /// Reads; never waits.
-    pub(super) fn read(&self, request: &ReadRequest) -> Result<ReadResponse, ReadError> {
+    /// Reads; never waits. What the reader did wrong is inside.
+    pub(super) fn read(
+        &self,
+        request: &ReadRequest,
+    ) -> Result<Result<ReadResponse, ReadError>, StoreError> {
         let (pin, applied, clock, oldest) = {
             let system = self.system.read();
             let applied = system.meta.last_applied.map_or(0, |at| at.index);
             if applied < request.min_index && !planted(Fault::ReadsUnapplied) {
-                return Err(ReadError::NotApplied);
+                return Ok(Err(ReadError::NotApplied));
             }
             (self.tree.pin(), applied, system.clock, system.oldest)
         };
-        let wrong = ReadError::WrongEpoch {
-            epoch: self.range.epoch,
-        };
-        if request.epoch != 0 && request.epoch != self.range.epoch {
-            return Err(wrong);
+        if let Err(refused) = self.check(request, clock, oldest) {
+            return Ok(Err(refused));
         }
-        let storage = |error: StoreError| ReadError::Storage(error.to_string());
-        let at = match &request.query {
-            Query::Get { revision, .. } | Query::Range { revision, .. } => *revision,
-            Query::Elections => None,
+        let mut response = ReadResponse {
+            items: Vec::new(),
+            elections: Vec::new(),
+            more: false,
+            revision: revision_of(&request.query).unwrap_or(clock),
+            applied_index: applied,
         };
-        if let Some(at) = at {
-            if at > clock {
-                return Err(ReadError::FutureRevision { newest: clock });
-            }
-            if at < oldest {
-                return Err(ReadError::Compacted { oldest });
-            }
-        }
-        let mut past = Vec::new();
-        let (items, more) = match &request.query {
-            Query::Elections => {
-                past = elections::remembered(&pin).map_err(storage)?;
-                (Vec::new(), false)
-            }
-            Query::Get { key, .. } => {
-                if !self.range.contains(key) {
-                    return Err(wrong);
-                }
-                let item = query::get(&pin, key, at).map_err(storage)?;
-                (item.into_iter().collect(), false)
+        match &request.query {
+            Query::Elections => response.elections = elections::remembered(&pin)?,
+            Query::Get { key, revision } => {
+                response.items.extend(query::get(&pin, key, *revision)?);
             }
             Query::Range {
                 start,
                 end,
                 limit,
                 max_bytes,
+                revision,
                 keys_only,
-                ..
             } => {
                 let limits = Limits {
                     items: *limit as usize,
                     bytes: (*max_bytes as usize).min(PAGE_BYTES_MAX),
                     keys_only: *keys_only,
                 };
-                query::range(&pin, start, end, at, &limits).map_err(storage)?
+                (response.items, response.more) =
+                    query::range(&pin, start, end, *revision, &limits)?;
             }
-        };
-        Ok(ReadResponse {
-            items,
-            elections: past,
-            more,
-            revision: at.unwrap_or(clock),
-            applied_index: applied,
-        })
+        }
+        Ok(Ok(response))
+    }
+
+    /// Whether a read asks for what may be read here.
+    fn check(
+        &self,
+        request: &ReadRequest,
+        clock: Revision,
+        oldest: Revision,
+    ) -> Result<(), ReadError> {
+        check_lengths(&request.query)?;
+        let epoch = self.range.epoch;
+        let outside = matches!(&request.query, Query::Get { key, .. } if !self.range.contains(key));
+        if outside || (request.epoch != 0 && request.epoch != epoch) {
+            return Err(ReadError::WrongEpoch { epoch });
+        }
+        match revision_of(&request.query) {
+            Some(at) if at > clock => Err(ReadError::FutureRevision { newest: clock }),
+            Some(at) if at < oldest => Err(ReadError::Compacted { oldest }),
+            _ => Ok(()),
+        }
     }
 
     /// A moment for a snapshot, with what it holds.
@@ -364,6 +357,28 @@ impl Replica {
         let system = self.system.read();
         (self.tree.pin(), system.meta.clone())
     }
+}
+
+/// The revision that a query asks for, if it is not the newest.
+fn revision_of(query: &Query) -> Option<Revision> {
+    match query {
+        Query::Get { revision, .. } | Query::Range { revision, .. } => *revision,
+        Query::Elections => None,
+    }
+}
+
+/// Refuses keys and bounds that the engine would end the process over.
+fn check_lengths(query: &Query) -> Result<(), ReadError> {
+    let (bytes, max) = match query {
+        Query::Get { key, .. } => (key.len(), KEY_BYTES_MAX),
+        Query::Range { start, end, .. } => (start.len().max(end.len()), BOUND_BYTES_MAX),
+        Query::Elections => return Ok(()),
+    };
+    if bytes <= max {
+        return Ok(());
+    }
+    let (bytes, max) = (bytes as u64, max as u64);
+    Err(ReadError::KeyTooLarge { bytes, max })
 }
 
 /// Garbage keys of versions superseded in `[from, horizon)`, some thousands at most, and up to where they are all.

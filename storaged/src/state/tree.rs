@@ -46,12 +46,18 @@ impl Tree {
             // A crash left it before the manifest named it.
             std::fs::remove_dir_all(dir)?;
         }
-        let tree = Self::over(Box::new(Lsm::open(dir, cache)?), dir);
-        // The engine syncs what is in the directory, not its name; a manifest that names it must not come first (SM-2).
-        if let Some(parent) = dir.parent() {
-            File::open(parent)?.sync_all()?;
+        let made = Lsm::open(dir, cache).and_then(|lsm| {
+            // The engine syncs what is in the directory, not its name; a manifest that names it must not come first (SM-2).
+            if let Some(parent) = dir.parent() {
+                File::open(parent)?.sync_all()?;
+            }
+            Ok(Self::over(Box::new(lsm), dir))
+        });
+        if made.is_err() {
+            // Nothing names it. What cannot be removed now the next start removes.
+            let _ = std::fs::remove_dir_all(dir);
         }
-        Ok(tree)
+        made
     }
 
     /// Opens a tree that the manifest names.

@@ -3,8 +3,7 @@
 use super::StoreError;
 use super::apply::Now;
 use super::batch::Batch;
-use super::engine;
-use super::keys;
+use super::keys::{self, KEY_BYTES_MAX};
 use super::records::{self, Version, VersionRef};
 use super::tree::after_prefix;
 use bytes::Bytes;
@@ -20,9 +19,6 @@ use std::ops::Bound;
 // Limits that no setting can pass. Gateways enforce the configured ones; were they checked here, nodes that are restarted one
 // by one with a raised limit would meanwhile disagree about the same entry (DET-1).
 
-/// Longest key: it is in a garbage key twice escaped, which the engine must take.
-const KEY_BYTES_MAX: usize = 32_000;
-const _: () = assert!(2 * KEY_BYTES_MAX + 32 <= engine::KEY_BYTES_MAX);
 /// Largest value.
 const VALUE_BYTES_MAX: usize = 8 << 20;
 /// All keys and values of a transaction.

@@ -39,36 +39,35 @@ pub(super) fn handed_over(state: &mut State) {
     }
 }
 
-pub(super) fn begin(state: &mut State, code: ExitCode, now: Millis) {
-    if state.ending.is_none() {
-        state.renewals.clear();
-        state.ending = Some(Ending {
-            code,
-            since: now,
-            requested: false,
-            handing_over_until: None,
-            finished: false,
-        });
-    }
+/// The node ends with this code, unless it is ending already.
+pub(super) fn begin(state: &mut State, code: ExitCode, now: Millis) -> &mut Ending {
+    state.renewals.clear();
+    state.ending.get_or_insert(Ending {
+        code,
+        since: now,
+        requested: false,
+        handing_over_until: None,
+        finished: false,
+    })
+}
+
+/// The node ends with this code, whatever it was ending with.
+pub(super) fn overrule(state: &mut State, code: ExitCode, now: Millis) {
+    begin(state, code, now).code = code;
 }
 
 pub(super) fn request(state: &mut State, now: Millis, actions: &mut Vec<Action>) {
-    if state.ending.is_none() {
-        begin(state, ExitCode::Done, now);
-        let until = now + state.policy.stop_limit_ms / 10;
-        if matches!(
-            state.daemon(Role::Consensus).phase,
-            Phase::Up { serving: Some(_) }
-        ) {
-            actions.push(Action::HandOver(Role::Consensus));
-            state
-                .ending
-                .as_mut()
-                .expect("begun just now")
-                .handing_over_until = Some(until);
-        }
+    let first = state.ending.is_none();
+    let leads = matches!(
+        state.daemon(Role::Consensus).phase,
+        Phase::Up { serving: Some(_) }
+    );
+    let until = now + state.policy.stop_limit_ms / 10;
+    let ending = begin(state, ExitCode::Done, now);
+    if first && leads {
+        actions.push(Action::HandOver(Role::Consensus));
+        ending.handing_over_until = Some(until);
     }
-    let ending = state.ending.as_mut().expect("begun just now");
     if !std::mem::replace(&mut ending.requested, true) {
         return;
     }
@@ -82,8 +81,8 @@ pub(super) fn request(state: &mut State, now: Millis, actions: &mut Vec<Action>)
     }
 }
 
-pub(super) fn advance(state: &mut State, now: Millis, actions: &mut Vec<Action>) {
-    let ending = state.ending.clone().expect("called while ending");
+/// Goes on with what has become possible of the ending.
+pub(super) fn advance(state: &mut State, ending: &Ending, now: Millis, actions: &mut Vec<Action>) {
     if ending.finished {
         return;
     }

@@ -1,25 +1,33 @@
 //! The restart policy: a pure function of (state, event, now).
 //!
-//! **Purpose.** [`decide`] says what to do when a daemon exits, goes silent, or the node is asked to stop. It reads no clock, starts no
-//! process and draws no random number, so every rule below is tested without a process.
+//! **Purpose.** [`decide`] says what to do when a daemon exits, goes silent, or the node is asked to stop. It reads no clock, starts
+//! no process and draws no random number, so every rule below is tested without a process.
 //!
 //! **Rules.**
-//! - The first restart is immediate. A daemon that keeps dying before it has served for [`Policy::brief_ms`] is restarted with a back-off
-//!   that doubles up to [`Policy::backoff_max_ms`]; one that served longer starts from zero again.
-//! - [`Policy::budget`] deaths of one daemon within [`Policy::window_ms`] are an *escalation*: all three daemons get fresh links and are
-//!   restarted together, so that nothing in shared memory can be what kills them. A second escalation within [`Policy::relapse_ms`] ends
-//!   the node with [`ExitCode::CrashLoop`].
-//! - A daemon that met a corrupt link is right, the writer of the bad word is to blame: its death counts, both ends are restarted over
-//!   links of a new generation. Links are renewed only while both ends are down, because memory is handed over at exec.
-//! - A verdict that a restart cannot cure (damaged log, bad settings) is believed the second time: the node ends with the daemon's code. A
-//!   disk's fault is believed at once: after it the kernel may show what the disk does not hold, and a second look would find all well.
-//! - Before a stop consensusd hands its leaderships over, while gatewayd still carries its messages. The stop goes gatewayd, consensusd, storaged, each with its share of [`Policy::stop_limit_ms`], then SIGKILL. A second request kills
-//!   at once. Nothing is started any more.
+//! - The first restart is immediate. A daemon that keeps dying before it has served for [`Policy::brief_ms`] is restarted with a
+//!   back-off that doubles up to [`Policy::backoff_max_ms`]; one that served longer starts from zero again. Service lasts until the
+//!   last heartbeat.
+//! - [`Policy::budget`] deaths of one daemon within [`Policy::window_ms`], or as many brief lives in a row however long they take,
+//!   are an *escalation*: all three daemons get fresh links and are restarted together, so that nothing in shared memory can be
+//!   what kills them. The node ends with [`ExitCode::CrashLoop`] when the budget is used up again within [`Policy::relapse_ms`], or
+//!   later by a daemon that has not served for `brief_ms` since.
+//! - A daemon that met a corrupt link is right, the writer of the bad word is to blame: its death counts, both ends are restarted
+//!   over links of a new generation. Links are renewed only while both ends are down, because memory is handed over at exec.
+//! - A verdict that a restart cannot cure (damaged log, bad settings) is believed the second time: the node ends with the daemon's
+//!   code. A disk's fault is believed at once, also of a process that was being stopped or killed, and replaces the code that the
+//!   node was ending with: after it the kernel may show what the disk does not hold, and a second look would find all well
+//!   (STO-FAULT).
+//! - Before a stop consensusd hands its leaderships over, while gatewayd still carries its messages. The stop goes gatewayd,
+//!   consensusd, storaged, each with its share of [`Policy::stop_limit_ms`], then SIGKILL. A second request kills at once. Nothing
+//!   is started any more.
 //!
 //! **Non-goals.** Which processes exist, how they are signalled, and what is shown of them: the `node` module does that.
 
+mod deaths;
 mod ending;
 mod heart;
+#[cfg(test)]
+mod random;
 #[cfg(test)]
 mod tests;
 
@@ -37,7 +45,7 @@ pub const START_ORDER: [Role; 3] = [Role::Storage, Role::Consensus, Role::Gatewa
 /// The figures of the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// So many deaths of a daemon within `window_ms` are an escalation.
+    /// So many deaths of a daemon within `window_ms`, or brief lives in a row, are an escalation.
     pub budget: usize,
     /// The window of the budget.
     pub window_ms: Millis,
@@ -96,8 +104,8 @@ pub enum Event {
     Exited(Role, Cause),
     /// The daemon could not be started at all.
     SpawnFailed(Role),
-    /// No heartbeat for too long.
-    Silent(Role),
+    /// No heartbeat for so long that the daemon is taken for hung.
+    Silent(Role, Millis),
     /// consensusd leads nothing any more, as it was asked.
     HandedOver,
     /// The node is asked to stop.
@@ -154,9 +162,25 @@ struct Daemon {
     /// Times of its deaths within the window.
     deaths: Vec<Millis>,
     /// Deaths in a row before it had served for `brief_ms`.
-    brief: u32,
+    brief: usize,
     /// The last verdict, until it has served.
     verdict: Option<ExitCode>,
+    /// It has served for `brief_ms` since the last escalation.
+    redeemed: bool,
+}
+
+/// A pair whose links are replaced once both are down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Renewal {
+    ends: (Role, Role),
+    /// Why an end that still runs is killed for it.
+    why: Why,
+}
+
+impl Renewal {
+    fn concerns(&self, role: Role) -> bool {
+        self.ends.0 == role || self.ends.1 == role
+    }
 }
 
 /// All that the policy remembers.
@@ -165,8 +189,7 @@ pub struct State {
     policy: Policy,
     /// In the order of [`START_ORDER`].
     daemons: [Daemon; 3],
-    /// Pairs whose links are replaced once both are down.
-    renewals: Vec<(Role, Role)>,
+    renewals: Vec<Renewal>,
     escalated_at: Option<Millis>,
     ending: Option<Ending>,
 }
@@ -190,6 +213,7 @@ impl State {
             deaths: Vec::new(),
             brief: 0,
             verdict: None,
+            redeemed: false,
         };
         State {
             policy,
@@ -230,7 +254,7 @@ impl State {
     }
 
     fn awaits_renewal(&self, role: Role) -> bool {
-        self.renewals.iter().any(|(a, b)| *a == role || *b == role)
+        self.renewals.iter().any(|renewal| renewal.concerns(role))
     }
 
     fn daemon(&mut self, role: Role) -> &mut Daemon {
@@ -252,14 +276,10 @@ pub fn decide(mut state: State, event: Event, now: Millis) -> (State, Vec<Action
                 serving.get_or_insert(now);
             }
         }
-        Event::SpawnFailed(role) => died(&mut state, role, Cause::Crash, now, &mut actions),
-        Event::Exited(role, cause) => exited(&mut state, role, cause, now, &mut actions),
-        Event::Silent(role) => {
-            if matches!(state.daemon(role).phase, Phase::Up { .. }) && state.ending.is_none() {
-                // Charged now, so that the exit that follows is not counted a second time.
-                charge(&mut state, role, now, &mut actions);
-                kill(&mut state, role, Why::Hung, now, &mut actions);
-            }
+        Event::SpawnFailed(role) => deaths::died(&mut state, role, Cause::Crash, now, &mut actions),
+        Event::Exited(role, cause) => deaths::exited(&mut state, role, cause, now, &mut actions),
+        Event::Silent(role, for_ms) => {
+            deaths::fell_silent(&mut state, role, for_ms, now, &mut actions);
         }
         Event::HandedOver => ending::handed_over(&mut state),
         Event::Stop => ending::request(&mut state, now, &mut actions),
@@ -268,156 +288,30 @@ pub fn decide(mut state: State, event: Event, now: Millis) -> (State, Vec<Action
     (state, actions)
 }
 
-fn exited(state: &mut State, role: Role, cause: Cause, now: Millis, actions: &mut Vec<Action>) {
-    match state.daemon(role).phase {
-        // Killed by us: whoever was to blame has been charged. `due` may already carry a back-off.
-        Phase::Doomed { .. } | Phase::Stopping { .. } => {
-            let due = now + backoff(&state.policy, state.daemons[index_of(role)].brief);
-            state.daemon(role).phase = Phase::Down { due };
-        }
-        Phase::Up { .. } => died(state, role, cause, now, actions),
-        Phase::Down { .. } => {}
-    }
-}
-
-/// A death that was not ordered.
-fn died(state: &mut State, role: Role, cause: Cause, now: Millis, actions: &mut Vec<Action>) {
-    if state.ending.is_some() {
-        state.daemon(role).phase = Phase::Down { due: now };
-        return;
-    }
-    match cause {
-        Cause::Crash => charge(state, role, now, actions),
-        Cause::Verdict(code) => {
-            if served_long(state, role, now) {
-                state.daemon(role).verdict = None;
-            }
-            if code == ExitCode::DiskFault || state.daemon(role).verdict == Some(code) {
-                state.daemon(role).phase = Phase::Down { due: now };
-                ending::begin(state, code, now);
-                return;
-            }
-            state.daemon(role).verdict = Some(code);
-            charge(state, role, now, actions);
-        }
-        Cause::CorruptLink { blamed, other } => {
-            renew(state, (blamed, other));
-            charge(state, blamed, now, actions);
-        }
-        Cause::CorruptAttach => {
-            for peer in START_ORDER.into_iter().filter(|peer| *peer != role) {
-                renew(state, (role, peer));
-            }
-            charge(state, role, now, actions);
-        }
-    }
-    let due = now + backoff(&state.policy, state.daemons[index_of(role)].brief);
-    if !matches!(state.daemon(role).phase, Phase::Down { .. }) {
-        state.daemon(role).phase = Phase::Down { due };
-    }
-    // The far ends of links that are being replaced have to go as well.
-    for peer in START_ORDER {
-        if state.awaits_renewal(peer) && matches!(state.daemon(peer).phase, Phase::Up { .. }) {
-            let why = if state.escalated_at == Some(now) {
-                Why::Escalation
-            } else {
-                Why::LinkReplaced
-            };
-            kill(state, peer, why, now, actions);
-        }
-    }
-}
-
-fn served_long(state: &State, role: Role, now: Millis) -> bool {
-    let brief_ms = state.policy.brief_ms;
-    matches!(
-        state.daemons[index_of(role)].phase,
-        Phase::Up { serving: Some(since) } if now.saturating_sub(since) >= brief_ms
-    )
-}
-
-/// Counts a death against a daemon, and escalates when its budget is used up.
-fn charge(state: &mut State, role: Role, now: Millis, actions: &mut Vec<Action>) {
-    let long = served_long(state, role, now);
-    let (budget, window_ms) = (state.policy.budget, state.policy.window_ms);
-    let daemon = state.daemon(role);
-    daemon.brief = if long { 0 } else { daemon.brief + 1 };
-    daemon
-        .deaths
-        .retain(|at| now.saturating_sub(*at) < window_ms);
-    daemon.deaths.push(now);
-    if daemon.deaths.len() < budget {
-        return;
-    }
-    let relapsed = state
-        .escalated_at
-        .is_some_and(|at| now.saturating_sub(at) < state.policy.relapse_ms);
-    if relapsed {
-        ending::begin(state, ExitCode::CrashLoop, now);
-        return;
-    }
-    state.escalated_at = Some(now);
-    actions.push(Action::Escalate(role));
-    for daemon in &mut state.daemons {
-        daemon.deaths.clear();
-        daemon.brief = 0;
-    }
-    for (a, b) in [
-        (Role::Storage, Role::Consensus),
-        (Role::Storage, Role::Gateway),
-        (Role::Consensus, Role::Gateway),
-    ] {
-        renew(state, (a, b));
-    }
-}
-
-fn renew(state: &mut State, (a, b): (Role, Role)) {
-    if !state
-        .renewals
-        .iter()
-        .any(|pair| *pair == (a, b) || *pair == (b, a))
-    {
-        state.renewals.push((a, b));
-    }
-}
-
 fn kill(state: &mut State, role: Role, why: Why, now: Millis, actions: &mut Vec<Action>) {
     actions.push(Action::Kill(role, why));
     state.daemon(role).phase = Phase::Doomed { since: now };
 }
 
-/// No pause for the first restart, then doubling.
-fn backoff(policy: &Policy, brief: u32) -> Millis {
-    match brief {
-        0 | 1 => 0,
-        n => policy
-            .backoff_min_ms
-            .saturating_mul(1 << (n - 2).min(32))
-            .min(policy.backoff_max_ms),
-    }
-}
-
 /// Does what has become possible: replace links whose ends are down, start what is due, go on with the ending.
 fn settle(state: &mut State, now: Millis, actions: &mut Vec<Action>) {
-    if state.ending.is_some() {
-        ending::advance(state, now, actions);
+    if let Some(ending) = state.ending.clone() {
+        ending::advance(state, &ending, now, actions);
         return;
     }
-    // An escalation through a hang gets here with the others still up.
+    // Who still runs over links that are being replaced has to go as well.
     for role in START_ORDER {
-        if state.awaits_renewal(role) && matches!(state.daemon(role).phase, Phase::Up { .. }) {
-            kill(state, role, Why::Escalation, now, actions);
+        if let Some(why) = deaths::must_go(state, role) {
+            deaths::forgive(state, role, now);
+            kill(state, role, why, now, actions);
         }
     }
-    let ready: Vec<_> = state
-        .renewals
-        .iter()
-        .copied()
-        .filter(|(a, b)| state.is_down(*a) && state.is_down(*b))
-        .collect();
-    for (a, b) in ready {
+    let (ready, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut state.renewals)
+        .into_iter()
+        .partition(|renewal| state.is_down(renewal.ends.0) && state.is_down(renewal.ends.1));
+    state.renewals = waiting;
+    for Renewal { ends: (a, b), .. } in ready {
         actions.push(Action::RenewLinks(a, b));
-        state.renewals.retain(|pair| *pair != (a, b));
     }
     for role in START_ORDER {
         if let Phase::Down { due } = state.daemon(role).phase

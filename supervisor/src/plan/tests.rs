@@ -1,16 +1,14 @@
-//! The rules one by one, then a random world that must never see a rule broken.
+//! The rules one by one.
 
 use super::*;
-use proptest::prelude::*;
-use std::collections::HashMap;
 
 const G: Role = Role::Gateway;
 const C: Role = Role::Consensus;
 const S: Role = Role::Storage;
 
-struct Trial {
-    state: State,
-    now: Millis,
+pub(super) struct Trial {
+    pub(super) state: State,
+    pub(super) now: Millis,
 }
 
 impl Trial {
@@ -27,7 +25,7 @@ impl Trial {
         trial
     }
 
-    fn event(&mut self, event: Event) -> Vec<Action> {
+    pub(super) fn event(&mut self, event: Event) -> Vec<Action> {
         let (state, actions) = decide(self.state.clone(), event, self.now);
         self.state = state;
         actions
@@ -213,8 +211,11 @@ fn one_that_cannot_even_attach_gets_all_its_links_replaced() {
 fn a_silent_daemon_is_killed_counted_once_and_restarted() {
     let mut trial = Trial::started();
     trial.serve(S, 5000);
-    assert_eq!(trial.event(Event::Silent(S)), [Action::Kill(S, Why::Hung)]);
-    assert_eq!(trial.event(Event::Silent(S)), []);
+    assert_eq!(
+        trial.event(Event::Silent(S, 1000)),
+        [Action::Kill(S, Why::Hung)]
+    );
+    assert_eq!(trial.event(Event::Silent(S, 1000)), []);
     assert_eq!(trial.crash(S), [Action::Spawn(S)]);
     assert_eq!(trial.state.daemons[index_of(S)].deaths.len(), 1);
 }
@@ -244,6 +245,128 @@ fn a_fault_of_the_disk_is_believed_at_once() {
     );
     trial.crash(G);
     assert_eq!(trial.crash(C), [Action::Finish(ExitCode::DiskFault)]);
+}
+
+/// STO-FAULT
+#[test]
+fn a_fault_of_the_disk_is_believed_of_one_that_was_being_stopped_or_killed() {
+    let verdict = Cause::Verdict(ExitCode::DiskFault);
+    // In the closing flush.
+    let mut trial = Trial::started();
+    trial.event(Event::Stop);
+    trial.crash(G);
+    assert_eq!(trial.crash(C), [Action::Terminate(S)]);
+    assert_eq!(
+        trial.event(Event::Exited(S, verdict)),
+        [Action::Finish(ExitCode::DiskFault)]
+    );
+    // Killed while it left its mark on a sick disk.
+    let orders = [
+        Event::Silent(S, 60_000),
+        Event::Exited(C, Cause::CorruptAttach),
+    ];
+    for order in orders {
+        let mut trial = Trial::started();
+        assert!(matches!(trial.event(order)[..], [Action::Kill(S, _), ..]));
+        let actions = trial.event(Event::Exited(S, verdict));
+        assert!(trial.state.is_ending(), "{order:?}");
+        assert!(!actions.contains(&Action::Spawn(S)), "{actions:?}");
+    }
+    // A second request to stop.
+    let mut trial = Trial::started();
+    trial.event(Event::Stop);
+    trial.event(Event::Stop);
+    trial.event(Event::Exited(S, verdict));
+    trial.crash(G);
+    assert_eq!(trial.crash(C), [Action::Finish(ExitCode::DiskFault)]);
+}
+
+/// STO-FAULT: systemd starts a node again that ended with 80.
+#[test]
+fn a_fault_of_the_disk_replaces_the_code_of_a_crash_loop() {
+    let mut trial = Trial::started();
+    while !trial.state.is_ending() {
+        if trial.crash(G).contains(&Action::Escalate(G)) {
+            trial.crash(S);
+            trial.crash(C);
+        } else if trial.state.is_backing_off(G, trial.now) {
+            trial.wait();
+        }
+    }
+    assert_eq!(trial.crash(C), [Action::Terminate(S)]);
+    assert_eq!(
+        trial.event(Event::Exited(S, Cause::Verdict(ExitCode::DiskFault))),
+        [Action::Finish(ExitCode::DiskFault)]
+    );
+}
+
+#[test]
+fn a_slow_crash_loop_escalates_and_ends_the_node() {
+    // It dies 1.8 s after its start, back-off 2 s: sixteen deaths in a minute. The second one takes a minute to die, so that its
+    // twenty lives are longer than the time of a relapse.
+    for life_ms in [1800, 61_000] {
+        let mut trial = Trial::started();
+        let (mut deaths, mut escalations) = (0, 0);
+        while !trial.state.is_ending() {
+            trial.now += life_ms;
+            let mut actions = trial.crash(G);
+            deaths += 1;
+            if actions.contains(&Action::Escalate(G)) {
+                escalations += 1;
+                trial.crash(S);
+                actions = trial.crash(C);
+            }
+            if !trial.state.is_ending() && !actions.contains(&Action::Spawn(G)) {
+                trial.wait();
+            }
+            assert!(deaths < 100, "it goes on for ever");
+        }
+        assert_eq!((deaths, escalations), (40, 1), "{life_ms}");
+    }
+}
+
+#[test]
+fn silence_is_no_service() {
+    let mut trial = Trial::started();
+    for silent in 0..3 {
+        trial.serve(C, 300 + 5000);
+        let brief = trial.state.daemons[index_of(C)].brief;
+        assert_eq!(brief, silent);
+        trial.event(Event::Silent(C, 5000));
+        trial.crash(C);
+        if trial.state.is_backing_off(C, trial.now) {
+            trial.wait();
+        }
+    }
+    // One that beat for a second before is forgiven.
+    trial.serve(C, 1000 + 5000);
+    trial.event(Event::Silent(C, 5000));
+    assert_eq!(trial.crash(C), [Action::Spawn(C)]);
+}
+
+#[test]
+fn long_service_forgives_however_it_ends() {
+    let verdict = Cause::Verdict(ExitCode::OsUnfit);
+    for ends in 0..3 {
+        let mut trial = Trial::started();
+        assert_eq!(trial.event(Event::Exited(S, verdict)), [Action::Spawn(S)]);
+        trial.serve(S, 60_000);
+        match ends {
+            0 => assert_eq!(trial.crash(S), [Action::Spawn(S)]),
+            1 => {
+                trial.event(Event::Silent(S, 1000));
+                trial.crash(S);
+            }
+            // Killed for the sake of a link.
+            _ => {
+                trial.event(Event::Exited(C, Cause::CorruptAttach));
+                trial.crash(S);
+                trial.crash(G);
+            }
+        }
+        let actions = trial.event(Event::Exited(S, verdict));
+        assert_eq!(actions, [Action::Spawn(S)], "{ends}");
+    }
 }
 
 #[test]
@@ -356,133 +479,4 @@ fn recovery_may_take_longer_than_a_hang() {
     assert!((0..1199).all(|_| !heart.tick(7, true, &limits)));
     assert!(!heart.is_alive());
     assert!(heart.tick(7, true, &limits));
-}
-
-/// What the world may do next.
-#[derive(Clone, Debug)]
-enum Move {
-    Crash(usize),
-    Corrupt(usize, usize),
-    Verdict(usize),
-    Silent(usize),
-    Serve(usize),
-    SpawnFails(usize),
-    Pass(Millis),
-    Stop,
-}
-
-fn moves() -> impl Strategy<Value = Vec<Move>> {
-    let role = 0usize..3;
-    let one = prop_oneof![
-        8 => role.clone().prop_map(Move::Crash),
-        2 => (role.clone(), role.clone()).prop_map(|(a, b)| Move::Corrupt(a, b)),
-        1 => role.clone().prop_map(Move::Verdict),
-        3 => role.clone().prop_map(Move::Silent),
-        4 => role.clone().prop_map(Move::Serve),
-        1 => role.prop_map(Move::SpawnFails),
-        6 => (0u64..3000).prop_map(Move::Pass),
-    ];
-    let stop = prop::option::weighted(0.3, 0usize..120);
-    (prop::collection::vec(one, 0..120), stop).prop_map(|(mut moves, stop)| {
-        if let Some(at) = stop {
-            let at = at.min(moves.len());
-            moves.insert(at, Move::Stop);
-        }
-        moves
-    })
-}
-
-/// Real processes, as far as the policy can tell: which run, which of them die by an order.
-#[derive(Default)]
-struct World {
-    running: HashMap<usize, bool>,
-    finished: Option<ExitCode>,
-    stopped: bool,
-    renewals: u64,
-}
-
-impl World {
-    /// Does what the policy says and checks that it may.
-    fn obey(&mut self, actions: &[Action]) -> Result<(), TestCaseError> {
-        for action in actions {
-            prop_assert!(self.finished.is_none(), "after the end: {action:?}");
-            match *action {
-                Action::Spawn(role) => {
-                    prop_assert!(!self.stopped, "started {role:?} after a stop");
-                    let old = self.running.insert(index_of(role), false);
-                    prop_assert!(old.is_none(), "{role:?} runs already");
-                }
-                Action::Kill(role, _) => {
-                    let doomed = self.running.get_mut(&index_of(role));
-                    prop_assert!(doomed.is_some(), "killed {role:?}, which does not run");
-                    *doomed.unwrap() = true;
-                }
-                Action::Terminate(role) | Action::HandOver(role) => {
-                    prop_assert!(self.running.contains_key(&index_of(role)));
-                }
-                Action::RenewLinks(a, b) => {
-                    prop_assert!(!self.running.contains_key(&index_of(a)), "{a:?} is up");
-                    prop_assert!(!self.running.contains_key(&index_of(b)), "{b:?} is up");
-                    self.renewals += 1;
-                }
-                Action::Escalate(_) => {}
-                Action::Finish(code) => {
-                    self.finished = Some(code);
-                    // Only one that SIGKILL did not end in time may be left.
-                    let healthy = self.running.values().any(|doomed| !doomed);
-                    prop_assert!(!healthy, "left {:?}", self.running);
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
-    #[test]
-    fn no_sequence_of_events_breaks_a_rule(moves in moves()) {
-        let mut trial = Trial { state: State::new(Policy::default()), now: 0 };
-        let mut world = World::default();
-        let actions = trial.event(Event::Tick);
-        world.obey(&actions)?;
-        for step in moves {
-            let event = match step {
-                Move::Pass(ms) => { trial.now += ms; Event::Tick }
-                Move::Stop => { world.stopped = true; Event::Stop }
-                Move::Serve(i) => Event::Serving(START_ORDER[i]),
-                Move::Silent(i) => Event::Silent(START_ORDER[i]),
-                Move::Crash(i) => Event::Exited(START_ORDER[i], Cause::Crash),
-                Move::Verdict(i) => Event::Exited(START_ORDER[i], Cause::Verdict(ExitCode::LogDamaged)),
-                Move::SpawnFails(i) => Event::SpawnFailed(START_ORDER[i]),
-                Move::Corrupt(i, j) => {
-                    let cause = Cause::CorruptLink { blamed: START_ORDER[j], other: START_ORDER[(j + 1) % 3] };
-                    Event::Exited(START_ORDER[i], cause)
-                }
-            };
-            if let Event::Exited(role, _) | Event::SpawnFailed(role) = event
-                && world.running.remove(&index_of(role)).is_none() {
-                    continue;
-            }
-            let actions = trial.event(event);
-            world.obey(&actions)?;
-        }
-        // From here on nothing goes wrong any more: ordered deaths happen, time passes. Either all three run, or the node has ended.
-        for _ in 0..40 {
-            if world.finished.is_some() {
-                break;
-            }
-            let doomed: Vec<usize> = world.running.iter().filter(|(_, d)| **d || trial.state.is_ending()).map(|(i, _)| *i).collect();
-            for index in doomed {
-                world.running.remove(&index);
-                let actions = trial.event(Event::Exited(START_ORDER[index], Cause::Crash));
-                world.obey(&actions)?;
-            }
-            trial.now += 1000;
-            let actions = trial.event(Event::Tick);
-            world.obey(&actions)?;
-        }
-        prop_assert!(world.finished.is_some() || world.running.len() == 3, "stuck: {:?}", trial.state);
-        prop_assert!(!world.stopped || world.finished.is_some(), "a stop does not end");
-    }
 }

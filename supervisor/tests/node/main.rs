@@ -1,8 +1,8 @@
 //! A node whose daemons do as they are told, so that the supervisor is tested with real processes.
 //!
 //! Started without an inheritance it is the supervisor: its arguments are the file with the configuration (JSON) and the restart policy's
-//! figures as `name=value`. Started by a supervisor it is a test daemon. It tells what happens to it in datagrams to `events` in the directory
-//! MAREEDB_TEST_DIR, reads what to do at its start from `<role>.script`, and takes commands from the socket `<role>` there.
+//! figures as `name=value`. Started by a supervisor it is a test daemon. It tells what happens to it in datagrams to `events` in the
+//! directory MAREEDB_TEST_DIR, reads what to do at its start from `<role>.script`, and takes commands from the socket `<role>` there.
 
 use mareedb_config::Config;
 use mareedb_ipc::{Cell, CorruptLink, ExitCode, Gauge, Inheritance, Lane, Role};
@@ -57,6 +57,8 @@ struct Daemon {
     lively: bool,
     /// SIGTERM is obeyed.
     obedient: bool,
+    /// What it ends with then.
+    stops_with: u8,
 }
 
 impl Daemon {
@@ -96,6 +98,7 @@ impl Daemon {
             listener,
             lively: true,
             obedient: true,
+            stops_with: ExitCode::Done.code(),
         };
         let foreign = std::env::var_os("NOTIFY_SOCKET").is_some();
         let pid = std::process::id();
@@ -144,7 +147,7 @@ impl Daemon {
                 self.tell(&format!("{what} {} {}", self.role, std::process::id()));
                 match signal {
                     Signal::SIGUSR1 => self.inheritance.board().set(Gauge::Ready, 0),
-                    Signal::SIGTERM if self.obedient => return ExitCode::Done.into(),
+                    Signal::SIGTERM if self.obedient => return self.stops_with.into(),
                     _ => {}
                 }
             }
@@ -180,6 +183,12 @@ impl Daemon {
             "wait" => {}
             "hang" => self.lively = false,
             "disobey" => self.obedient = false,
+            "stop-with" => self.stops_with = argument.parse().expect("a code"),
+            "fault" => {
+                // And then it waits for the disk.
+                board.set(Gauge::DiskFault, 1);
+                self.tell("fault");
+            }
             "exit" => {
                 let code: i32 = argument.parse().expect("a code");
                 board.put(Cell::LastWords, &format!("told to exit {code}"));

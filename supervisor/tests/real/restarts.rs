@@ -149,6 +149,22 @@ fn damage_that_is_found_twice_ends_the_node_with_the_daemons_code() {
     assert_eq!(node.exit_code(), Some(code));
 }
 
+/// STO-FAULT: however it ends after it has said so, here while it leaves its mark on a disk that takes none.
+#[test]
+fn one_that_is_killed_after_a_fault_of_the_disk_is_not_started_again() {
+    let mut node = Setup::new().start();
+    let [_, storage, _] = node.all_started();
+    node.command(Role::Storage, "fault");
+    assert_eq!(node.event(), "fault");
+    send(storage.pid, Signal::SIGKILL);
+    for role in ["gatewayd", "consensusd"] {
+        let event = node.event();
+        assert!(event.starts_with(&format!("term {role} ")), "{event}");
+    }
+    let code = i32::from(ExitCode::DiskFault.code());
+    assert_eq!(node.exit_code(), Some(code));
+}
+
 /// SUP-1: while gatewayd is down, connections queue and are served by its successor.
 #[test]
 fn no_connection_is_refused_while_the_gateway_is_down() {

@@ -1,7 +1,7 @@
 //! Ends of the node.
 
 use crate::harness::{Node, Setup, send};
-use mareedb_ipc::Role;
+use mareedb_ipc::{ExitCode, Role};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -24,6 +24,20 @@ fn a_stop_goes_from_the_network_to_the_disk() {
     node.signal_supervisor(Signal::SIGTERM);
     terminated_in_order(&node);
     assert_eq!(node.exit_code(), Some(0));
+}
+
+/// STO-FAULT
+#[test]
+fn a_fault_of_the_disk_in_the_closing_flush_is_the_nodes_code() {
+    let mut node = Setup::new()
+        .script(Role::Storage, "stop-with 83\nserve")
+        .start();
+    node.all_started();
+    node.wait_until_serving();
+    node.signal_supervisor(Signal::SIGTERM);
+    terminated_in_order(&node);
+    let code = i32::from(ExitCode::DiskFault.code());
+    assert_eq!(node.exit_code(), Some(code));
 }
 
 /// What a terminal does at Ctrl-C: SIGINT to the whole foreground process group.

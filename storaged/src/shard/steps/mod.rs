@@ -16,7 +16,7 @@ use crate::log::unit::Record;
 use crate::log::{Log, Write};
 use crate::state::Store;
 use mareedb_config::Config;
-use mareedb_ipc::wire::storage::{FromStorage, LogEntry, StorageAnswer, StorageRequest};
+use mareedb_ipc::wire::storage::{FromStorage, LogEntry, StorageAnswer, StorageRequest, ToStorage};
 use mareedb_ipc::wire::{GroupId, LogPosition, OperationId};
 use mareedb_ipc::world::{Fault, now, planted};
 use mareedb_ipc::{BoardWriter, ExitCode, Gauge, Receiver};
@@ -36,18 +36,18 @@ pub(super) struct Step {
     /// End of its record in the ring, if it came from there.
     end: Option<u64>,
     /// The unit that must be durable first.
-    lsn: u64,
-    what: What,
+    pub(super) lsn: u64,
+    pub(super) what: What,
 }
 
-enum What {
+pub(super) enum What {
     /// An operation: durable is done.
     Operation,
     /// A new consensusd.
     Hello { epoch: u64, number: u64 },
     /// A request.
     Request { request: u64, body: StorageRequest },
-    /// An answer that was waiting.
+    /// The answer to an installation, which empties the log.
     Answer { request: u64, body: StorageAnswer },
 }
 
@@ -61,8 +61,26 @@ pub(super) enum Internal {
 #[derive(Default)]
 pub(super) struct Pending {
     pub(super) records: Vec<Record>,
-    steps: Vec<(Option<u64>, What)>,
+    pub(super) steps: Vec<(Option<u64>, What)>,
     bytes: usize,
+}
+
+/// A message that waits for its replica to be made; the stream waits behind it.
+pub(super) struct Making {
+    message: ToStorage,
+    end: u64,
+    bytes: usize,
+    since: Instant,
+    done: bool,
+}
+
+/// What is due after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Another turn.
+    Turn,
+    /// Nothing until somebody rings.
+    Wait,
 }
 
 /// What can be done with records.
@@ -91,6 +109,10 @@ pub(super) struct Steps<W> {
     pub(super) queue: VecDeque<Step>,
     /// Waits for a segment.
     pub(super) pending: Option<Pending>,
+    /// Waits for a replica.
+    pub(super) making: Option<Making>,
+    /// So much was handed to the applying thread.
+    pub(super) handed: u64,
     /// Commit positions that are not in the log yet.
     pub(super) noted: BTreeMap<GroupId, (OperationId, Option<LogPosition>)>,
     /// They are to be logged although nothing else is.
@@ -130,42 +152,51 @@ impl<W: UnitWriter> Steps<W> {
         }
     }
 
-    /// What is to be done when nothing is. `Ok(false)`: a turn is due.
-    pub(super) async fn close_quiet(&mut self, quiet: &mut Quiet) -> Result<bool, Ended> {
+    /// What is to be done when nothing is.
+    pub(super) async fn close_quiet(&mut self, quiet: &mut Quiet) -> Result<Next, Ended> {
         if now().saturating_duration_since(quiet.since) <= QUIET || self.pending.is_some() {
-            return Ok(true);
+            return Ok(Next::Wait);
         }
         quiet.since = now();
         if !self.noted.is_empty() && self.may_write() {
             self.note = true;
-            return Ok(false);
+            return Ok(Next::Turn);
         }
         let closing = self.log.lock().closing();
         if let Some(write) = closing {
             self.write(write).await?;
         }
-        Ok(true)
+        Ok(Next::Wait)
     }
 
-    /// `Ok(true)`: nothing to do until somebody rings.
-    pub(super) async fn turn(&mut self) -> Result<bool, Ended> {
+    /// Does what can be done now.
+    pub(super) async fn turn(&mut self) -> Result<Next, Ended> {
         self.hear()?;
         self.end_writes()?;
         self.show_stall();
         self.release()?;
         let stopping = self.stop.load(Ordering::Acquire);
-        let quiet = stopping || self.advance().await?;
+        let quiet = stopping || self.advance().await? == Next::Wait;
         // What came needed no write, and waits for none.
         self.release()?;
         self.mind_segments()?;
         let answered = self.answers.flush()?;
-        // What waits for a write or a file is rung for.
-        let listens = !stopping && self.pending.is_none() && self.may_write();
-        Ok(quiet && answered && (!listens || self.receiver.arm()?))
+        // What waits for a write, a file or a replica is rung for.
+        let waits = self.pending.is_some() || self.making.is_some();
+        let listens = !stopping && !waits && self.may_write();
+        if quiet && answered && (!listens || self.receiver.arm()?) {
+            Ok(Next::Wait)
+        } else {
+            Ok(Next::Turn)
+        }
     }
 
     /// What the threads tell.
     fn hear(&mut self) -> Result<(), Ended> {
+        // Whoever met it, a reader too.
+        if let Some(damage) = self.store.damage() {
+            return Err(damage.into());
+        }
         let mut reports = self.reports.lock();
         if let Some(ended) = reports.failed.take() {
             return Err(ended);
@@ -177,6 +208,11 @@ impl<W: UnitWriter> Steps<W> {
             self.internal
                 .extend(moved.map(|(group, entries)| Internal::Moved(group, entries)));
             self.moving = false;
+        }
+        if std::mem::take(&mut reports.made)
+            && let Some(making) = &mut self.making
+        {
+            making.done = true;
         }
         Ok(())
     }
@@ -197,10 +233,10 @@ impl<W: UnitWriter> Steps<W> {
     }
 
     fn show_stall(&self) {
-        let file = self
-            .waits_since
-            .map_or(Duration::ZERO, |at| now().saturating_duration_since(at));
-        let longest = self.writer.waiting().max(file);
+        let replica = self.making.as_ref().map(|making| making.since);
+        let waits = [self.waits_since, replica].into_iter().flatten().min();
+        let waits = waits.map_or(Duration::ZERO, |at| now().saturating_duration_since(at));
+        let longest = self.writer.waiting().max(waits);
         let stalled = longest.as_millis() > u128::from(self.config.storage.stall_limit_ms);
         self.board.set(Gauge::DiskStalled, u64::from(stalled));
     }
@@ -213,7 +249,12 @@ impl<W: UnitWriter> Steps<W> {
             self.log.lock().durable()
         };
         let mut told = false;
-        while self.queue.front().is_some_and(|step| step.lsn <= durable) {
+        while let Some(step) = self.queue.front()
+            && step.lsn <= durable
+        {
+            if matches!(step.what, What::Hello { .. }) && !self.is_settled(durable) {
+                break;
+            }
             if !told {
                 self.ends.set(self.number, durable);
                 told = true;
@@ -238,10 +279,10 @@ impl<W: UnitWriter> Steps<W> {
         self.writer.has_room() && !self.log.lock().is_beginning()
     }
 
-    /// Writes what is next. `Ok(true)`: nothing more to do until somebody rings.
-    async fn advance(&mut self) -> Result<bool, Ended> {
+    /// Writes what is next.
+    async fn advance(&mut self) -> Result<Next, Ended> {
         if !self.may_write() {
-            return Ok(true);
+            return Ok(Next::Wait);
         }
         let mut pending = match self.pending.take() {
             Some(pending) => pending,
@@ -250,7 +291,7 @@ impl<W: UnitWriter> Steps<W> {
         if pending.records.is_empty() {
             let drained = pending.steps.is_empty();
             self.queue_steps(pending.steps);
-            return Ok(drained);
+            return Ok(if drained { Next::Wait } else { Next::Turn });
         }
         match self.room_for(&mut pending)? {
             Room::Here(write) => {
@@ -258,17 +299,17 @@ impl<W: UnitWriter> Steps<W> {
                 self.board.add(Gauge::LogBytes, write.bytes.len() as u64);
                 self.write(write).await?;
                 self.queue_steps(pending.steps);
-                Ok(false)
+                Ok(Next::Turn)
             }
             Room::Begin(write) => {
                 self.pending = Some(pending);
                 self.write(write).await?;
-                Ok(true)
+                Ok(Next::Wait)
             }
             Room::Later => {
                 self.waits_since.get_or_insert_with(now);
                 self.pending = Some(pending);
-                Ok(true)
+                Ok(Next::Wait)
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The task's loop, and its end.
 
-use super::{Ended, Keep, Quiet, Steps, Writer, hand};
+use super::{Ended, Keep, Next, Quiet, Steps, Writer, hand};
 use futures::StreamExt;
 use futures::channel::mpsc::UnboundedReceiver;
 use mareedb_ipc::world::now;
@@ -46,7 +46,7 @@ impl Steps<Writer> {
                 };
             }
             quiet.look(&self.log.lock());
-            if !turned {
+            if turned == Next::Turn {
                 in_a_row += 1;
                 // What is begun is submitted when this task waits. Each pass through the executor costs several system calls,
                 // so that it only is let in between when there is no end.
@@ -58,8 +58,8 @@ impl Steps<Writer> {
             }
             in_a_row = 0;
             match self.close_quiet(&mut quiet).await {
-                Ok(true) => {}
-                Ok(false) => continue,
+                Ok(Next::Wait) => {}
+                Ok(Next::Turn) => continue,
                 Err(ended) => return ended,
             }
             wait(rung).await;

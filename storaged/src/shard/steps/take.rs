@@ -1,13 +1,13 @@
 //! What comes off the ring and from the threads: records for the log, and what follows once they are durable.
 
-use super::{Ended, Internal, Pending, Steps, UnitWriter, What};
+use super::{Ended, Internal, Making, Pending, Steps, UnitWriter, What, hand};
 use crate::log::UNIT_BYTES_MAX;
 use crate::log::index::weight;
 use crate::log::unit::{Change, Record};
-use crate::shard::threads::Installed;
+use crate::shard::threads::{Installed, Make};
 use mareedb_ipc::wire::OperationId;
 use mareedb_ipc::wire::storage::{StorageAnswer, ToStorage};
-use mareedb_ipc::world::{Fault, planted};
+use mareedb_ipc::world::{Fault, now, planted};
 
 /// Messages taken in one turn.
 const MESSAGES_MAX: usize = 4096;
@@ -26,17 +26,31 @@ impl<W: UnitWriter> Steps<W> {
             if pending.bytes > enough {
                 break;
             }
-            let start = self.receiver.cursor();
-            let Some((message, end)) = self.receiver.try_recv::<ToStorage>()? else {
+            let Some((message, end, bytes)) = self.next_message()? else {
                 break;
             };
-            let bytes = usize::try_from(end - start).unwrap_or(usize::MAX);
             self.sort(message, end, bytes, &mut pending)?;
         }
         if std::mem::take(&mut self.note) || !pending.records.is_empty() {
             pending.records.extend(self.notes());
         }
         Ok(pending)
+    }
+
+    /// The next message with the end of its record and its bytes: from the ring, unless one waits for its replica.
+    fn next_message(&mut self) -> Result<Option<(ToStorage, u64, usize)>, Ended> {
+        if let Some(made) = self.making.take_if(|making| making.done) {
+            return Ok(Some((made.message, made.end, made.bytes)));
+        }
+        if self.making.is_some() {
+            return Ok(None);
+        }
+        let start = self.receiver.cursor();
+        let received = self.receiver.try_recv::<ToStorage>()?;
+        Ok(received.map(|(message, end)| {
+            let bytes = usize::try_from(end - start).unwrap_or(usize::MAX);
+            (message, end, bytes)
+        }))
     }
 
     /// The noted commit positions as records.
@@ -106,13 +120,34 @@ impl<W: UnitWriter> Steps<W> {
                 group,
                 replica,
                 range,
+            } if self.store.has(group, replica) => Change::Create {
+                group,
+                replica,
+                range,
+            },
+            // Taken when it is made, which takes longer on a slow disk than the executor may be silent.
+            ToStorage::CreateReplica {
+                group,
+                replica,
+                ref range,
             } => {
-                self.store.create_replica(group, replica, range.clone())?;
-                Change::Create {
-                    group,
-                    replica,
-                    range,
-                }
+                let range = range.clone();
+                hand(
+                    &self.threads.make,
+                    Make {
+                        group,
+                        replica,
+                        range,
+                    },
+                )?;
+                self.making = Some(Making {
+                    message,
+                    end,
+                    bytes,
+                    since: now(),
+                    done: false,
+                });
+                return Ok(());
             }
             ToStorage::SaveVote { group, vote } => Change::Vote { group, vote },
             ToStorage::Append { group, entries } => Change::Append { group, entries },

@@ -275,3 +275,83 @@ fn damage_is_an_error_and_no_empty_state() {
         }
     });
 }
+
+/// A read that meets damage is only answered, but the process must not go on: no restart cures it, and who asked asks again.
+#[test]
+fn damage_that_a_reader_meets_is_remembered_with_its_file() {
+    let mut scene = Scene::new();
+    for _ in 0..10 {
+        scene.write();
+    }
+    scene.store.flush(GROUP).unwrap();
+    let image = image(scene.dir.path());
+    let table = std::fs::read_dir(image.path().join("tree-0/tables")).unwrap();
+    let table = table.last().unwrap().unwrap().path();
+    let again = Store::open(StoreOptions {
+        cache_bytes: 0,
+        ..options(image.path())
+    });
+    let again = again.unwrap();
+    let (snapshot, _) = again.open_snapshot(GROUP).unwrap();
+    let mut bytes = std::fs::read(&table).unwrap();
+    for byte in &mut bytes {
+        *byte ^= 1;
+    }
+    std::fs::write(&table, bytes).unwrap();
+    assert!(again.damage().is_none());
+    let request = ReadRequest {
+        group: GROUP,
+        epoch: 1,
+        min_index: 0,
+        query: Query::Get {
+            key: Bytes::from_static(b"k\x01"),
+            revision: None,
+        },
+    };
+    let Err(ReadError::Storage(told)) = again.read(&request) else {
+        panic!("it is read");
+    };
+    assert!(told.contains(&*table.to_string_lossy()), "{told}");
+    let damage = again.damage().unwrap();
+    assert!(matches!(damage, StoreError::Damaged(_)), "{damage}");
+    assert_eq!(damage.to_string(), told);
+    // The files are not looked through again for the next one.
+    std::fs::remove_dir_all(image.path().join("tree-0")).unwrap();
+    let next = again.read(&request);
+    assert_eq!(next, Err(ReadError::Storage(told)));
+    let chunk = again.read_snapshot(snapshot, &[], 1 << 20);
+    assert!(matches!(chunk, Err(StoreError::Damaged(_))));
+}
+
+#[test]
+fn a_transfer_that_cannot_be_put_in_force_leaves_no_files() {
+    let mut scene = Scene::new();
+    for _ in 0..10 {
+        scene.write();
+    }
+    let dir = TempDir::new().unwrap();
+    let target = store(dir.path());
+    let trees = || {
+        let names = std::fs::read_dir(dir.path()).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("tree-")).count()
+    };
+    let (snapshot, meta) = scene.store.open_snapshot(GROUP).unwrap();
+    let chunk = scene.store.read_snapshot(snapshot, &[], 1 << 20).unwrap();
+    let install = RandomId(3);
+    target.begin_install(GROUP, install).unwrap();
+    target.install_chunk(install, 0, &chunk).unwrap();
+    assert_eq!(trees(), 2);
+    // No manifest can be written.
+    let new = dir.path().join("manifest.new");
+    std::fs::create_dir(&new).unwrap();
+    let failed = target.finish_install(GROUP, install, &meta);
+    assert!(matches!(failed, Err(StoreError::Io(_))), "{failed:?}");
+    assert_eq!(trees(), 1);
+    assert!(target.begin_install(GROUP, install).is_err());
+    assert_eq!(trees(), 1);
+    std::fs::remove_dir(&new).unwrap();
+    copy(&scene.store, &target);
+    assert_eq!(target.digest(GROUP), scene.store.digest(GROUP));
+    assert_eq!(trees(), 1);
+}

@@ -2,18 +2,24 @@
 
 use super::super::engine::Lsm;
 use super::super::tree::Tree;
+use crate::state::StoreError;
 use bytes::Bytes;
 use lsm_tree::Cache;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::TempDir;
 
 /// As many flushes as make the engine merge.
 const FLUSHES: u8 = 4;
 
+fn lsm(dir: &Path) -> Lsm {
+    Lsm::open(dir, Arc::new(Cache::with_capacity_bytes(0))).unwrap()
+}
+
 fn tree(dir: &Path) -> Arc<Tree> {
-    let cache = Arc::new(Cache::with_capacity_bytes(1 << 20));
-    Tree::over(Box::new(Lsm::open(dir, cache).unwrap()), dir)
+    Tree::over(Box::new(lsm(dir)), dir)
 }
 
 fn fill(tree: &Tree, round: u8) {
@@ -23,6 +29,11 @@ fn fill(tree: &Tree, round: u8) {
         tree.rotate();
         tree.flush().unwrap();
     }
+}
+
+fn tables(dir: &Path) -> BTreeSet<PathBuf> {
+    let files = std::fs::read_dir(dir.join("tables")).unwrap();
+    files.map(|file| file.unwrap().path()).collect()
 }
 
 fn bytes_of_tables(dir: &Path) -> u64 {
@@ -93,4 +104,59 @@ fn a_read_keeps_the_files_that_it_began_with() {
         again.pin().get(&[7]).unwrap().unwrap()[..],
         [3, FLUSHES - 1, 7]
     );
+}
+
+/// A flush or a merge that begins with too little room would leave parts of its tables, which take more of it.
+#[test]
+fn nothing_is_begun_that_the_disk_has_no_room_for() {
+    static FREE: AtomicU64 = AtomicU64::new(u64::MAX);
+    let dir = TempDir::new().unwrap();
+    let lsm = lsm(dir.path()).with_room(|_| Ok(FREE.load(Ordering::Relaxed)));
+    let tree = Tree::over(Box::new(lsm), dir.path());
+    let full = |done: Result<(), StoreError>| match done {
+        Err(StoreError::Io(error)) => crate::fault::is_full(&error),
+        _ => false,
+    };
+    fill(&tree, 1);
+    let before = tables(dir.path());
+    let value = Bytes::from(vec![7; 1 << 20]);
+    tree.write([(b"k".to_vec(), Some(value.clone()))]).show();
+    tree.rotate();
+    // The reserve, and not the bytes that are to be written.
+    FREE.store((16 << 20) + 1000, Ordering::Relaxed);
+    assert!(full(tree.flush()) && full(tree.flush()));
+    assert!(full(tree.compact()));
+    assert_eq!(tables(dir.path()), before);
+    assert_eq!(tree.pin().get(b"k").unwrap().unwrap(), value);
+    FREE.store(u64::MAX, Ordering::Relaxed);
+    tree.flush().unwrap();
+    tree.compact().unwrap();
+    drop(tree);
+    assert_eq!(
+        self::tree(dir.path()).pin().get(b"k").unwrap().unwrap(),
+        value
+    );
+}
+
+#[test]
+fn a_merge_that_fails_leaves_no_part_of_a_table() {
+    let dir = TempDir::new().unwrap();
+    let tree = tree(dir.path());
+    for flush in 0..FLUSHES {
+        let value = |key: u16| Bytes::from(vec![flush ^ key.to_be_bytes()[1]; 500]);
+        let pairs = (0..1000u16).map(|key| (key.to_be_bytes().to_vec(), Some(value(key))));
+        tree.write(pairs).show();
+        tree.rotate();
+        tree.flush().unwrap();
+    }
+    let before = tables(dir.path());
+    let last = before.last().unwrap();
+    let mut bytes = std::fs::read(last).unwrap();
+    // In the middle of the data: much is merged before it is met.
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(last, bytes).unwrap();
+    let failed = tree.compact();
+    assert!(matches!(failed, Err(StoreError::Damaged(_))), "{failed:?}");
+    assert_eq!(tables(dir.path()), before);
 }

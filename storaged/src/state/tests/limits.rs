@@ -1,6 +1,7 @@
 //! Bounds: of requests, of answers, of what is remembered; and what is forgotten when.
 
 use super::*;
+use crate::state::keys::{BOUND_BYTES_MAX, KEY_BYTES_MAX};
 use std::collections::BTreeSet;
 
 fn txn(ops: Vec<Op>) -> Txn {
@@ -319,6 +320,67 @@ fn what_no_setting_allows_is_invalid_and_changes_nothing() {
     writer.store.flush(GROUP).unwrap();
     writer.store.maintain().unwrap();
     assert_eq!(get(&writer.store, &longest, None), None);
+}
+
+/// A longer one would end the process in the engine, and then its successor, which is asked again.
+#[test]
+fn a_key_or_bound_that_no_key_reaches_is_refused_to_readers() {
+    let mut writer = Writer::new();
+    let longest = vec![0u8; KEY_BYTES_MAX];
+    let Outcome::Done(done) = writer.write(1, None, txn(vec![put(&longest, b"v")])) else {
+        panic!("not done");
+    };
+    writer.write(2, None, txn(vec![put(&longest, b"w")]));
+    let read = |query| {
+        writer.store.read(&ReadRequest {
+            group: GROUP,
+            epoch: 1,
+            min_index: 0,
+            query,
+        })
+    };
+    for revision in [None, Some(done.revision)] {
+        let get = |key: &[u8]| Query::Get {
+            key: Bytes::copy_from_slice(key),
+            revision,
+        };
+        let range = |start: &[u8], end: &[u8]| Query::Range {
+            start: Bytes::copy_from_slice(start),
+            end: Bytes::copy_from_slice(end),
+            limit: 10,
+            max_bytes: 1 << 20,
+            revision,
+            keys_only: false,
+        };
+        assert_eq!(read(get(&longest)).unwrap().items.len(), 1);
+        // The cursor after the longest key.
+        let next = [&longest[..], &[0]].concat();
+        assert_eq!(read(range(&longest, &next)).unwrap().items.len(), 1);
+        assert_eq!(read(range(&next, b"")).unwrap().items.len(), 0);
+        for bytes in [BOUND_BYTES_MAX + 1, 1 << 16, 1 << 20] {
+            let long = vec![b'z'; bytes];
+            for query in [get(&long), range(b"a", &long), range(&long, b"")] {
+                let told = read(query);
+                assert!(
+                    matches!(told, Err(ReadError::KeyTooLarge { .. })),
+                    "{told:?}"
+                );
+            }
+        }
+    }
+    let (snapshot, _) = writer.store.open_snapshot(GROUP).unwrap();
+    let told = writer
+        .store
+        .read_snapshot(snapshot, &vec![b'z'; 1 << 16], 10);
+    assert!(matches!(told, Err(StoreError::Refused(_))));
+}
+
+/// What a gateway takes by its settings a replica takes, too.
+#[test]
+fn no_configuration_allows_a_longer_key_than_the_state_machine() {
+    let text = |bytes: usize| format!("[limits]\nkey_bytes_max = {bytes}\n");
+    assert!(mareedb_config::parse(&text(KEY_BYTES_MAX), "x").is_ok());
+    assert!(mareedb_config::parse(&text(KEY_BYTES_MAX + 1), "x").is_err());
 }
 
 #[test]

@@ -1,0 +1,148 @@
+//! Transactions: what a request says, in the command that the log carries.
+
+use super::range::bounds;
+use super::{bad, to_result};
+use crate::core::Core;
+use mareedb_api::v1;
+use mareedb_api::{ApiError, ErrorCode};
+use mareedb_ipc::wire::command::{Compare, CompareOp, CompareTarget, Op, Txn};
+use std::collections::BTreeMap;
+
+impl Core {
+    /// Txn.
+    ///
+    /// # Errors
+    /// As the contract says.
+    pub async fn txn(&self, request: v1::TxnRequest) -> Result<v1::TxnResponse, ApiError> {
+        let limits = &self.config.limits;
+        let operations = request
+            .compare
+            .len()
+            .max(request.success.len())
+            .max(request.failure.len());
+        if operations as u64 > limits.txn_operations_max {
+            return Err(bad(format!(
+                "the transaction has {operations} operations, at most {}",
+                limits.txn_operations_max
+            )));
+        }
+        let txn = Txn {
+            compare: request
+                .compare
+                .into_iter()
+                .enumerate()
+                .map(|(i, compare)| self.compare(i, compare))
+                .collect::<Result<_, _>>()?,
+            success: self.operations("success", request.success)?,
+            failure: self.operations("failure", request.failure)?,
+        };
+        if txn.compare.is_empty() && txn.success.is_empty() && txn.failure.is_empty() {
+            return Err(bad("the transaction is empty"));
+        }
+        let done = self
+            .transact(txn, &request.idempotency_key, request.timeout_ms)
+            .await?;
+        Ok(v1::TxnResponse {
+            succeeded: done.succeeded,
+            revision: done.revision.0,
+            results: done.results.into_iter().map(to_result).collect(),
+        })
+    }
+
+    fn compare(&self, i: usize, compare: v1::Compare) -> Result<Compare, ApiError> {
+        use v1::compare::{Operator, Target};
+        self.check_key(format_args!("compare[{i}].key"), &compare.key)?;
+        let op = match Operator::try_from(compare.op) {
+            Ok(Operator::Equal) => CompareOp::Equal,
+            Ok(Operator::NotEqual) => CompareOp::NotEqual,
+            Ok(Operator::Less) => CompareOp::Less,
+            Ok(Operator::Greater) => CompareOp::Greater,
+            Err(_) => {
+                let op = compare.op;
+                return Err(bad(format!(
+                    "compare[{i}].op is {op}, which is no operator"
+                )));
+            }
+        };
+        let target = match compare.target {
+            Some(Target::Value(value)) => {
+                self.check_value(format_args!("compare[{i}].value"), &value)?;
+                CompareTarget::Value(value)
+            }
+            Some(Target::Version(version)) => CompareTarget::Version(version),
+            Some(Target::CreateRevision(revision)) => CompareTarget::CreateRevision(revision),
+            Some(Target::ModRevision(revision)) => CompareTarget::ModRevision(revision),
+            None => return Err(bad(format!("compare[{i}] has no target"))),
+        };
+        Ok(Compare {
+            key: compare.key,
+            target,
+            op,
+        })
+    }
+
+    /// The operations of the list that has this name in a request.
+    fn operations(&self, list: &str, operations: Vec<v1::Op>) -> Result<Vec<Op>, ApiError> {
+        use v1::op;
+        let mut written = BTreeMap::new();
+        let mut out = Vec::with_capacity(operations.len());
+        for (i, operation) in operations.into_iter().enumerate() {
+            let op = match operation.op {
+                Some(op::Op::Put(put)) => {
+                    self.check_key(format_args!("{list}[{i}].put.key"), &put.key)?;
+                    self.check_value(format_args!("{list}[{i}].put.value"), &put.value)?;
+                    Op::Put {
+                        key: put.key,
+                        value: put.value,
+                    }
+                }
+                Some(op::Op::Get(get)) => {
+                    self.check_key(format_args!("{list}[{i}].get.key"), &get.key)?;
+                    Op::Get { key: get.key }
+                }
+                Some(op::Op::Delete(delete)) => {
+                    self.check_key(format_args!("{list}[{i}].delete.key"), &delete.key)?;
+                    Op::Delete { key: delete.key }
+                }
+                Some(op::Op::Range(range)) => {
+                    let prefix = range.prefix.as_ref();
+                    let at = format_args!("{list}[{i}].range");
+                    let (start, end) = bounds(at, &range.start, &range.end, prefix)?;
+                    self.check_bounds(at, &start, &end)?;
+                    Op::Range {
+                        start,
+                        end,
+                        limit: self.page_items(range.limit),
+                    }
+                }
+                None => return Err(bad(format!("{list}[{i}] is an operation of no kind"))),
+            };
+            if let Op::Put { key, .. } | Op::Delete { key } = &op
+                && let Some(first) = written.insert(key.clone(), i)
+            {
+                return Err(bad(format!(
+                    "{list}[{first}] and {list}[{i}] write the same key"
+                )));
+            }
+            out.push(op);
+        }
+        let bytes: usize = out
+            .iter()
+            .map(|op| match op {
+                Op::Put { key, value } => key.len() + value.len(),
+                Op::Get { key } | Op::Delete { key } => key.len(),
+                Op::Range { start, end, .. } => start.len() + end.len(),
+            })
+            .sum();
+        let max = self.config.limits.request_bytes_max;
+        if bytes as u64 > max {
+            return Err(ApiError::new(
+                ErrorCode::ValueTooLarge,
+                format!(
+                    "{list} has {bytes} bytes of keys and values, at most {max} (limits.request_bytes_max)"
+                ),
+            ));
+        }
+        Ok(out)
+    }
+}

@@ -1,81 +1,108 @@
-//! Connections to nodes: the first endpoint that answers, and repeats of what a broken connection left open.
+//! Connections to nodes: the endpoints are tried in turn until one answers, all within the time that the request has.
+//!
+//! A node that takes a request and never answers costs its share of that time, not all of it. What may be sent again
+//! after that is for [`Repeat`] to say.
 
 use crate::failure::{Failure, from_status};
+use crate::tries::{Repeat, Tries};
 use mareedb_api::v1::cluster_client::ClusterClient;
 use mareedb_api::v1::kv_client::KvClient;
 use mareedb_api::v1::node_client::NodeClient;
+use std::cell::Cell;
 use std::future::Future;
 use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 
-/// Repeats of a request whose connection broke.
+/// Tries beyond one of each endpoint, for connections that break.
 const REPEATS: usize = 3;
 /// The largest answer that is taken.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// A node is given so much less time than its answer is waited for: what it says at its deadline shall arrive.
+const WAY_BACK_MAX: Duration = Duration::from_millis(500);
 
 /// The endpoints, and how long a request may take.
 pub struct Connection {
     endpoints: Vec<String>,
     timeout: Duration,
+    /// The endpoint to begin with: the last one that answered.
+    first: Cell<usize>,
 }
 
 impl Connection {
     /// Nothing is connected yet.
     pub fn new(endpoints: Vec<String>, timeout: Duration) -> Connection {
-        Connection { endpoints, timeout }
-    }
-
-    /// How long a request may take, in milliseconds.
-    pub fn timeout_ms(&self) -> u64 {
-        u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX)
-    }
-
-    async fn channel(&self) -> Result<(String, Channel), Failure> {
-        let mut tried = Vec::new();
-        for endpoint in &self.endpoints {
-            let connected = async {
-                let parsed = Endpoint::from_shared(format!("http://{endpoint}"))
-                    .map_err(|error| error.to_string())?;
-                parsed
-                    .connect_timeout(self.timeout)
-                    .connect()
-                    .await
-                    .map_err(|error| chain(&error))
-            };
-            match connected.await {
-                Ok(channel) => return Ok((endpoint.clone(), channel)),
-                Err(why) => tried.push((endpoint.clone(), why)),
-            }
+        Connection {
+            endpoints,
+            timeout,
+            first: Cell::new(0),
         }
-        Err(Failure::NoConnection(tried))
     }
 
-    /// Sends a request; one whose connection broke is sent again, over any endpoint. The request must be repeatable: a
-    /// read, or a write with an idempotency key.
+    /// How long a request may take, with all its repeats.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// The endpoint that the next request begins with.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoints[self.first.get()]
+    }
+
+    /// From now on requests begin with the endpoint after this one.
+    pub fn turn(&self) {
+        self.first
+            .set((self.first.get() + 1) % self.endpoints.len());
+    }
+
+    /// Sends a request, to each endpoint in turn until one answers. `request` is given the milliseconds that the node may
+    /// take.
     ///
     /// # Errors
-    /// What the node answered, or why none could be reached.
-    pub async fn call<T, F>(&self, mut request: impl FnMut(Channel) -> F) -> Result<T, Failure>
+    /// What a node answered, why none could be reached, or that a write was sent and its outcome is not known.
+    pub async fn call<T, F>(
+        &self,
+        repeat: Repeat<'_>,
+        mut request: impl FnMut(Channel, u64) -> F,
+    ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, tonic::Status>>,
     {
-        let mut repeats = 0;
-        loop {
-            let (endpoint, channel) = self.channel().await?;
-            // The node ends the request by its own timeout; this one is for a node that does not answer at all.
-            let limit = self.timeout + Duration::from_secs(1);
-            let answer = match tokio::time::timeout(limit, request(channel)).await {
-                Ok(answer) => answer,
-                Err(_) => Err(tonic::Status::deadline_exceeded("no answer")),
-            };
-            match answer {
-                Ok(answer) => return Ok(answer),
-                Err(status) => match from_status(&endpoint, &status) {
-                    Failure::NoConnection(_) if repeats < REPEATS => repeats += 1,
-                    failure => return Err(failure),
-                },
+        let deadline = Instant::now() + self.timeout;
+        let count = self.endpoints.len();
+        let mut tries = Tries::new(repeat);
+        for number in 0..count + REPEATS {
+            let (began, endpoint) = (Instant::now(), self.endpoint());
+            if began >= deadline {
+                break;
             }
+            // What is left is shared by those that have not been tried in this round.
+            let share = (deadline - began) / u32::try_from(count - number % count).unwrap_or(1);
+            let mut until = began + share;
+            match connect(endpoint, until).await {
+                Err(why) => {
+                    if tries.refused(endpoint, why) >= count {
+                        break;
+                    }
+                }
+                Ok(channel) => {
+                    if !repeat.allowed() {
+                        until = deadline;
+                    }
+                    let answer = timeout_at(until, request(channel, node_ms(until))).await;
+                    let failure = match answer {
+                        Ok(Ok(answer)) => return Ok(answer),
+                        Ok(Err(status)) => from_status(endpoint, &status),
+                        Err(_) => silent(endpoint, began.elapsed()),
+                    };
+                    if !tries.goes_on(failure, number + 1 < count) {
+                        break;
+                    }
+                }
+            }
+            self.turn();
         }
+        Err(tries.end())
     }
 
     /// A client of keys.
@@ -90,6 +117,28 @@ impl Connection {
     pub fn node(channel: Channel) -> NodeClient<Channel> {
         NodeClient::new(channel)
     }
+}
+
+/// A node that said nothing for so long.
+pub fn silent(endpoint: &str, waited: Duration) -> Failure {
+    let why = format!("no answer within {} ms", waited.as_millis());
+    Failure::NoConnection(vec![(endpoint.to_owned(), why)])
+}
+
+async fn connect(endpoint: &str, until: Instant) -> Result<Channel, String> {
+    let parsed =
+        Endpoint::from_shared(format!("http://{endpoint}")).map_err(|error| error.to_string())?;
+    match timeout_at(until, parsed.connect()).await {
+        Ok(connected) => connected.map_err(|error| chain(&error)),
+        Err(_) => Err("no connection in time".into()),
+    }
+}
+
+/// The time that a node is given when its answer is waited for until then.
+fn node_ms(until: Instant) -> u64 {
+    let span = until.saturating_duration_since(Instant::now());
+    let span = span - (span / 10).min(WAY_BACK_MAX);
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// An error with its sources, in one line.

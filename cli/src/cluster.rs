@@ -4,6 +4,7 @@ use crate::client::Connection;
 use crate::failure::{Exit, Failure};
 use crate::monitor;
 use crate::output::{self, Format};
+use crate::tries::Repeat;
 use clap::Subcommand;
 use mareedb_api::rest::{ClusterStatus, Elections, Encoding};
 use mareedb_api::v1;
@@ -55,7 +56,7 @@ pub enum Command {
 /// Asks a node for the status of the cluster.
 pub async fn ask(connection: &Connection) -> Result<v1::ClusterStatusResponse, Failure> {
     let status = connection
-        .call(async |channel| {
+        .call(Repeat::Read, async |channel, _| {
             Connection::cluster(channel)
                 .status(v1::ClusterStatusRequest {})
                 .await
@@ -73,33 +74,46 @@ impl Command {
                 monitor::run(&connection, interval, count).await
             }
             Command::TransferLeadership { to } => transfer(&connection, to, format).await,
-            Command::AddNode { addr } => unsupported(&format!("add-node {addr}")),
-            Command::RemoveNode { name, force } => unsupported(&format!(
-                "remove-node {name}{}",
-                if force { " --force" } else { "" }
-            )),
-            Command::Drain { name } => unsupported(&format!("drain {name}")),
+            Command::AddNode { addr } => unsupported(&format!("add-node {addr}"), MEMBERS_STAY),
+            Command::RemoveNode { name, force } => {
+                let force = if force { " --force" } else { "" };
+                unsupported(&format!("remove-node {name}{force}"), MEMBERS_STAY)
+            }
+            Command::Drain { name } => unsupported(&format!("drain {name}"), STOP_HANDS_OVER),
         }
     }
 }
 
-fn unsupported(what: &str) -> Result<Exit, Failure> {
+/// What can be done instead of changing the members.
+const MEMBERS_STAY: &str =
+    "The members are those that formed it. For a node that is lost see docs/runbooks/lost-node.md.";
+/// What can be done instead of draining.
+const STOP_HANDS_OVER: &str = "A node that is stopped (systemctl stop mareedb) hands its leaderships over first; \
+     maree-db-cli cluster transfer-leadership moves them at any time.";
+
+fn unsupported(what: &str, instead: &str) -> Result<Exit, Failure> {
     Err(ApiError::new(
         ErrorCode::Unsupported,
         format!("{what}: this version does not change the members of a running cluster"),
     )
+    .with_remedy(instead)
     .into())
 }
 
 async fn status(connection: &Connection, format: Format) -> Result<Exit, Failure> {
     let status = ask(connection).await?;
-    match format {
-        Format::Table => output::bytes(screen(&status).as_bytes())?,
+    let shown = match format {
+        Format::Table => output::bytes(screen(&status).as_bytes()),
         Format::Json => output::json(
             &ClusterStatus::from_proto(&status, Encoding::Base64)
                 .map_err(|error| Failure::Local(error.to_string()))?,
-        )?,
+        ),
     };
+    // The verdict is in the exit code, whoever reads the rest.
+    match shown {
+        Ok(_) | Err(Failure::Closed) => {}
+        Err(failure) => return Err(failure),
+    }
     Ok(match status.verdict.as_str() {
         "healthy" => Exit::Done,
         "degraded" => Exit::Degraded,
@@ -180,7 +194,7 @@ fn screen(status: &v1::ClusterStatusResponse) -> String {
 
 async fn elections(connection: &Connection, format: Format) -> Result<Exit, Failure> {
     let answer = connection
-        .call(async |channel| {
+        .call(Repeat::Read, async |channel, _| {
             Connection::cluster(channel)
                 .elections(v1::ElectionsRequest {})
                 .await
@@ -222,11 +236,13 @@ async fn transfer(
     let before = ask(connection).await?;
     let request = v1::TransferLeadershipRequest {
         to: to.unwrap_or_default(),
-        timeout_ms: connection.timeout_ms(),
+        timeout_ms: 0,
     };
+    // Sent again, it might move the leadership once more.
     let done = connection
-        .call(|channel| {
-            let request = request.clone();
+        .call(Repeat::Never, |channel, timeout_ms| {
+            let mut request = request.clone();
+            request.timeout_ms = timeout_ms;
             async move {
                 Connection::cluster(channel)
                     .transfer_leadership(request)

@@ -10,7 +10,7 @@ pub enum Exit {
     Done = 0,
     /// The command failed.
     Failed = 1,
-    /// No node could be reached.
+    /// No node could be reached, or none answered.
     NoConnection = 2,
     /// The cluster works with less than it should have.
     Degraded = 10,
@@ -31,12 +31,14 @@ impl From<Exit> for ExitCode {
 pub enum Failure {
     /// A node answered with an error.
     Api(ApiError),
-    /// No node could be reached: each endpoint with the reason.
+    /// No node answered: each endpoint with the reason.
     NoConnection(Vec<(String, String)>),
     /// Wrong usage beyond what the parser sees.
     Usage(String),
     /// Something of this machine failed.
     Local(String),
+    /// Whoever read standard output has gone away. Nothing failed, and nothing is left to do.
+    Closed,
 }
 
 impl Failure {
@@ -46,6 +48,7 @@ impl Failure {
             Failure::Api(_) | Failure::Local(_) => Exit::Failed,
             Failure::NoConnection(_) => Exit::NoConnection,
             Failure::Usage(_) => Exit::Usage,
+            Failure::Closed => Exit::Done,
         }
     }
 
@@ -59,7 +62,7 @@ impl Failure {
                 }
             }
             Failure::NoConnection(tried) => {
-                eprintln!("error: no node can be reached");
+                eprintln!("error: no node answers");
                 for (endpoint, why) in tried {
                     eprintln!("       {endpoint}: {why}");
                 }
@@ -69,6 +72,7 @@ impl Failure {
             }
             Failure::Usage(why) => eprintln!("error: {why}"),
             Failure::Local(why) => eprintln!("error: {why}"),
+            Failure::Closed => {}
         }
     }
 }
@@ -85,13 +89,14 @@ pub fn from_status(endpoint: &str, status: &tonic::Status) -> Failure {
         return Failure::Api(error);
     }
     match status.code() {
-        tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled => {
+        // What the connection, or who sits on it, makes of its end.
+        tonic::Code::Unavailable
+        | tonic::Code::Unknown
+        | tonic::Code::Cancelled
+        | tonic::Code::Internal
+        | tonic::Code::DeadlineExceeded => {
             Failure::NoConnection(vec![(endpoint.to_owned(), status.message().to_owned())])
         }
-        tonic::Code::DeadlineExceeded => Failure::Api(
-            ApiError::new(ErrorCode::OutcomeUnknown, "no answer within --timeout")
-                .with_remedy("Ask again with a longer --timeout."),
-        ),
         tonic::Code::Unimplemented => Failure::Api(ApiError::new(
             ErrorCode::Unsupported,
             "the node does not know this request",

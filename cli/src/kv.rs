@@ -1,8 +1,9 @@
-//! put, get, del, scan.
+//! put, get, del.
 
 use crate::client::{Connection, idempotency_key};
 use crate::failure::{Exit, Failure};
-use crate::output::{self, Format, readable};
+use crate::output::{self, Format};
+use crate::tries::Repeat;
 use clap::Args;
 use mareedb_api::rest::{Decimal, DeleteAnswer, Encoding, Item, PutAnswer};
 use mareedb_api::v1::{self, Consistency};
@@ -57,17 +58,19 @@ impl Put {
             (None, Some(value)) if value == "-" => content(std::path::Path::new("-"))?,
             (None, value) => value.unwrap_or_default().into_bytes(),
         };
+        let key = key_of(self.idempotency_key)?;
         let request = v1::PutRequest {
             key: self.key.clone().into(),
             value: value.into(),
             if_mod_revision: self.if_revision,
             if_absent: self.if_absent,
-            idempotency_key: key_of(self.idempotency_key)?,
-            timeout_ms: connection.timeout_ms(),
+            idempotency_key: key.clone(),
+            timeout_ms: 0,
         };
         let done = connection
-            .call(|channel| {
-                let request = request.clone();
+            .call(Repeat::Keyed(&key), |channel, timeout_ms| {
+                let mut request = request.clone();
+                request.timeout_ms = timeout_ms;
                 async move { Connection::kv(channel).put(request).await }
             })
             .await?
@@ -99,7 +102,8 @@ pub struct Get {
     stale: bool,
 }
 
-fn consistency(stale: bool) -> i32 {
+/// How fresh a read is.
+pub fn consistency(stale: bool) -> i32 {
     if stale {
         Consistency::Stale
     } else {
@@ -108,7 +112,8 @@ fn consistency(stale: bool) -> i32 {
     .into()
 }
 
-fn document(item: &v1::Item) -> Result<Item, Failure> {
+/// An item as the REST API has it.
+pub fn document(item: &v1::Item) -> Result<Item, Failure> {
     Item::from_proto(item, Encoding::Base64).map_err(|error| Failure::Local(error.to_string()))
 }
 
@@ -118,11 +123,12 @@ impl Get {
             key: self.key.clone().into(),
             revision: self.revision.unwrap_or(0),
             consistency: consistency(self.stale),
-            timeout_ms: connection.timeout_ms(),
+            timeout_ms: 0,
         };
         let found = connection
-            .call(|channel| {
-                let request = request.clone();
+            .call(Repeat::Read, |channel, timeout_ms| {
+                let mut request = request.clone();
+                request.timeout_ms = timeout_ms;
                 async move { Connection::kv(channel).get(request).await }
             })
             .await?
@@ -163,15 +169,17 @@ pub struct Del {
 
 impl Del {
     pub async fn run(self, connection: Connection, format: Format) -> Result<Exit, Failure> {
+        let key = key_of(self.idempotency_key)?;
         let request = v1::DeleteRequest {
             key: self.key.into(),
             if_mod_revision: self.if_revision,
-            idempotency_key: key_of(self.idempotency_key)?,
-            timeout_ms: connection.timeout_ms(),
+            idempotency_key: key.clone(),
+            timeout_ms: 0,
         };
         let done = connection
-            .call(|channel| {
-                let request = request.clone();
+            .call(Repeat::Keyed(&key), |channel, timeout_ms| {
+                let mut request = request.clone();
+                request.timeout_ms = timeout_ms;
                 async move { Connection::kv(channel).delete(request).await }
             })
             .await?
@@ -180,72 +188,6 @@ impl Del {
             Format::Table if done.deleted => output::line("deleted"),
             Format::Table => output::line("there was no such key"),
             Format::Json => output::json(&DeleteAnswer::from(&done)),
-        }
-    }
-}
-
-/// Lists the keys with a prefix.
-#[derive(Args)]
-pub struct Scan {
-    /// The prefix; empty: all keys.
-    #[arg(default_value = "")]
-    prefix: String,
-    /// At most so many; 0: all.
-    #[arg(long, default_value_t = 0)]
-    limit: u64,
-    /// Only keys.
-    #[arg(long)]
-    keys_only: bool,
-    /// As of this revision.
-    #[arg(long)]
-    revision: Option<u64>,
-    /// Takes what the node itself has, which may be old.
-    #[arg(long)]
-    stale: bool,
-}
-
-impl Scan {
-    pub async fn run(self, connection: Connection, format: Format) -> Result<Exit, Failure> {
-        let request = v1::RangeRequest {
-            prefix: Some(self.prefix.clone().into()),
-            limit: self.limit,
-            revision: self.revision.unwrap_or(0),
-            keys_only: self.keys_only,
-            consistency: consistency(self.stale),
-            timeout_ms: connection.timeout_ms(),
-            ..v1::RangeRequest::default()
-        };
-        let mut pages = connection
-            .call(|channel| {
-                let request = request.clone();
-                async move { Connection::kv(channel).range(request).await }
-            })
-            .await?
-            .into_inner();
-        loop {
-            let page = pages
-                .message()
-                .await
-                .map_err(|status| crate::failure::from_status("the scan", &status))?;
-            let Some(page) = page else {
-                return Ok(Exit::Done);
-            };
-            for item in page.items {
-                match format {
-                    Format::Table if self.keys_only => output::line(&readable(&item.key))?,
-                    Format::Table => output::line(&format!(
-                        "{}\t{}",
-                        readable(&item.key),
-                        readable(&item.value)
-                    ))?,
-                    // One document a line, so that a scan of any length can be piped.
-                    Format::Json => {
-                        let text = serde_json::to_string(&document(&item)?)
-                            .map_err(|error| Failure::Local(error.to_string()))?;
-                        output::line(&text)?
-                    }
-                };
-            }
         }
     }
 }

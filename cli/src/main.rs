@@ -8,7 +8,9 @@ mod kv;
 mod monitor;
 mod node;
 mod output;
+mod scan;
 mod table;
+mod tries;
 mod txn;
 
 use clap::{Parser, Subcommand};
@@ -23,8 +25,8 @@ use std::time::Duration;
 #[derive(Parser)]
 #[command(name = "maree-db-cli", version, about, max_term_width = 100)]
 struct Cli {
-    /// Node to talk to, HOST or HOST:PORT; repeatable, the first that answers is taken. Without it: the node of the local
-    /// configuration, else 127.0.0.1:7001.
+    /// Node to talk to, HOST or HOST:PORT; repeatable, they are tried in turn until one answers. Without it: the node of
+    /// the local configuration, else 127.0.0.1:7001.
     #[arg(
         long,
         global = true,
@@ -36,7 +38,7 @@ struct Cli {
     /// Form of the output: a table for people, JSON for programs.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
-    /// How long a request may take, for example 500ms, 5s.
+    /// How long a request may take over all endpoints, for example 500ms, 5s.
     #[arg(long, global = true, value_parser = duration, default_value = "5s")]
     timeout: Duration,
     /// Configuration file whose node is talked to when no endpoint is given.
@@ -60,7 +62,7 @@ enum Command {
     /// Deletes a key.
     Del(kv::Del),
     /// Lists the keys with a prefix.
-    Scan(kv::Scan),
+    Scan(scan::Scan),
     /// Runs a transaction from a JSON file, or from standard input (-).
     Txn(txn::Txn),
     /// The cluster: status, members, leadership.

@@ -41,7 +41,10 @@ pub async fn run(connection: &Connection, interval: Duration, count: u64) -> Res
         if looks == count {
             return Ok(Exit::Done);
         }
-        tokio::time::sleep(interval).await;
+        tokio::select! {
+            () = tokio::time::sleep(interval) => {}
+            () = output::closed() => return Err(Failure::Closed),
+        }
     }
 }
 

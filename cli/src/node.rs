@@ -4,6 +4,7 @@ use crate::client::Connection;
 use crate::failure::{Exit, Failure};
 use crate::output::{self, Format};
 use crate::table::{ago, aligned, size};
+use crate::tries::Repeat;
 use clap::Subcommand;
 use mareedb_api::rest::NodeStatus;
 use mareedb_api::v1;
@@ -19,7 +20,7 @@ impl Command {
     pub async fn run(self, connection: Connection, format: Format) -> Result<Exit, Failure> {
         let Command::Status = self;
         let status = connection
-            .call(async |channel| {
+            .call(Repeat::Read, async |channel, _| {
                 Connection::node(channel)
                     .status(v1::NodeStatusRequest {})
                     .await

@@ -1,8 +1,11 @@
-//! Standard output. A closed pipe ends the command quietly.
+//! Standard output. A closed pipe ends the command at once, and quietly.
 
 use crate::failure::{Exit, Failure};
 use serde::Serialize;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
 
 /// Form of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -14,13 +17,32 @@ pub enum Format {
 }
 
 /// Writes bytes as they are.
+///
+/// # Errors
+/// [`Failure::Closed`]: nobody reads any more, so that whatever loops over its output ends.
 pub fn bytes(bytes: &[u8]) -> Result<Exit, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(Exit::Done),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Done),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::Closed),
         Err(error) => Err(Failure::Local(format!("standard output: {error}"))),
     }
+}
+
+/// Ends when nobody reads standard output any more; never when it is no pipe.
+pub async fn closed() {
+    // A descriptor of its own, as this one is closed when it has been watched. A file is refused, for it has nothing to watch.
+    let watched = io::stdout()
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(pipe::Sender::from_owned_fd_unchecked);
+    if let Ok(watched) = watched
+        && let Ok(ready) = watched.ready(Interest::ERROR).await
+        && ready.is_error()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Writes a text with a line end.

@@ -4,6 +4,7 @@ use crate::client::{Connection, idempotency_key};
 use crate::failure::{Exit, Failure};
 use crate::kv::content;
 use crate::output::{self, Format};
+use crate::tries::Repeat;
 use clap::Args;
 use mareedb_api::rest::{Encoding, TxnAnswer, TxnBody};
 use std::path::PathBuf;
@@ -34,11 +35,12 @@ impl Txn {
         };
         let body: TxnBody = serde_json::from_slice(&bytes).map_err(|error| told(&error))?;
         let mut request = body.to_proto(encoding).map_err(|error| told(&error))?;
-        request.idempotency_key = self.idempotency_key.map_or_else(idempotency_key, Ok)?;
-        request.timeout_ms = connection.timeout_ms();
+        let key = self.idempotency_key.map_or_else(idempotency_key, Ok)?;
+        request.idempotency_key.clone_from(&key);
         let done = connection
-            .call(|channel| {
-                let request = request.clone();
+            .call(Repeat::Keyed(&key), |channel, timeout_ms| {
+                let mut request = request.clone();
+                request.timeout_ms = timeout_ms;
                 async move { Connection::kv(channel).txn(request).await }
             })
             .await?

@@ -1,5 +1,6 @@
 //! Holds docs/cli.md to the commands that there are.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 fn help(arguments: &[&str]) -> String {
@@ -26,29 +27,72 @@ fn commands(help: &str) -> Vec<String> {
         .collect()
 }
 
+/// The long options that a help text lists.
+fn options(help: &str) -> BTreeSet<String> {
+    help.lines()
+        .filter(|line| line.trim_start().starts_with('-'))
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--")))
+        .map(|word| word.trim_end_matches(',').to_owned())
+        .collect()
+}
+
+/// The long options that a text names.
+fn named(text: &str) -> BTreeSet<String> {
+    let part_of_one = |c: char| c == '-' || c.is_ascii_alphanumeric();
+    text.split(|c| !part_of_one(c))
+        .filter(|word| word.starts_with("--") && word.len() > 3)
+        .map(str::to_owned)
+        .collect()
+}
+
+/// docs/cli.md lists exactly the commands and options that there are, each option in the row of its command.
 #[test]
 fn every_command_and_option_stands_on_the_page() {
     let page =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md")).unwrap();
+    let rows: Vec<&str> = page
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
     let top = help(&[]);
+    let everywhere = options(&top);
+    assert!(everywhere.len() >= 5, "{top}");
+    for option in &everywhere {
+        let listed = rows.iter().any(|row| named(row).contains(option));
+        assert!(listed, "docs/cli.md lacks {option}");
+    }
+    assert!(top.contains("MAREEDB_ENDPOINT") && page.contains("MAREEDB_ENDPOINT"));
+
     let names = commands(&top);
     assert!(names.len() >= 7, "{top}");
+    let mut of_rows: Vec<Option<BTreeSet<String>>> = vec![None; rows.len()];
+    let mut look = |command: &[&str], starts: &[String]| {
+        let at = rows.iter().position(|row| {
+            let cell = row.trim_start_matches("| ").split(" | ").next();
+            starts
+                .iter()
+                .any(|start| cell.is_some_and(|cell| cell.contains(start)))
+        });
+        let at = at.unwrap_or_else(|| panic!("docs/cli.md lacks {command:?}"));
+        let own: BTreeSet<_> = &options(&help(command)) - &everywhere;
+        let missing = &own - &named(rows[at]);
+        assert!(missing.is_empty(), "docs/cli.md, {command:?}: {missing:?}");
+        of_rows[at].get_or_insert_default().extend(own);
+    };
     for name in &names {
         let of_group = commands(&help(&[name]));
         if of_group.is_empty() {
-            assert!(
-                page.contains(&format!("`{name} ")),
-                "docs/cli.md lacks {name}"
-            );
+            look(&[name], &[format!("`{name} ")]);
         }
-        for sub in of_group {
-            let named =
-                page.contains(&format!("`{name} {sub}")) || page.contains(&format!("`{sub}`"));
-            assert!(named, "docs/cli.md lacks {name} {sub}");
+        for sub in &of_group {
+            let starts = ["`", " "].map(|end| format!("`{name} {sub}{end}"));
+            look(&[name, sub], &[&starts[..], &[format!("`{sub}`")]].concat());
         }
     }
-    for option in ["--endpoint", "--output", "--timeout", "MAREEDB_ENDPOINT"] {
-        assert!(top.contains(option) && page.contains(option), "{option}");
+    let of_commands = rows.iter().zip(of_rows);
+    for (row, own) in of_commands.filter_map(|(row, own)| Some((row, own?))) {
+        let unknown = &(&named(row) - &own) - &everywhere;
+        assert!(unknown.is_empty(), "no such option: {unknown:?} in {row}");
     }
 }
 

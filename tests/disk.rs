@@ -7,6 +7,7 @@ use mareedb_bench::cluster::Node;
 use mareedb_bench::load::{Load, Plan};
 use serde_json::Value;
 use std::fs;
+use std::time::Duration;
 use support::{
     Bed, PATIENCE, bed_of, block_on, healthy, leads_nothing, put_file, says, server_with_faults,
     settle,
@@ -32,7 +33,8 @@ fn load(bed: &Bed, spared: usize, prefix: &str) -> Load {
     })
 }
 
-/// A leader whose disk stalls hands over, every node says why, and all is as before when it writes again.
+/// LIVE-3: a leader whose disk stalls hands over, every node says why, and all is as before when it writes again. Two seconds are promised;
+/// on a machine that does other work, too, five times that.
 #[test]
 fn a_leader_whose_disk_stalls_hands_over_until_it_writes_again() {
     block_on(async {
@@ -49,13 +51,13 @@ fn a_leader_whose_disk_stalls_hands_over_until_it_writes_again() {
                 && leads_nothing(status, name)
         };
         bed.cluster
-            .await_status(PATIENCE, moved)
+            .await_status(Duration::from_secs(10), moved)
             .await
             .unwrap_or_else(|why| panic!("{why}"));
         let (before, since) = (load.acknowledged(), std::time::Instant::now());
         while load.acknowledged() < before + 50 {
             assert!(since.elapsed() < PATIENCE, "no writes while a disk stalls");
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         ask_for(node, "");
         bed.cluster

@@ -35,6 +35,7 @@ pub struct Sender {
 
 impl Sender {
     pub(crate) fn attach(ring: Ring, bell: Arc<Bell>) -> Result<Sender, RingError> {
+        // RING-7.
         let epoch = ring
             .map
             .word(AT_SENDER_EPOCH)

@@ -87,7 +87,7 @@ impl Checks {
         }
         group.leaders.insert(term, replica);
         self.elections += 1;
-        // Leader completeness: what was committed before it was elected is in its log.
+        // RAFT-7, leader completeness: what was committed before it was elected is in its log.
         if let Some((index, of)) = group.committed.last_key_value()
             && *of < term
             && last.is_none_or(|last| last.index < *index)

@@ -282,6 +282,7 @@ impl Node {
             tracing::error!(child = %role, child_pid = pid, "{role} ended: {}", exit.reason);
         }
         slot.ended(exit);
+        // RING-8: nothing of it runs any more, so a successor may attach to its rings.
         self.happen(Event::Exited(role, cause))?;
         self.publish();
         self.say();

@@ -1,4 +1,4 @@
-//! Banks: money is neither made nor lost, and no account is overdrawn.
+//! Banks: money is neither made nor lost, and no account is overdrawn (TXN-1).
 //!
 //! For each bank, a read shows the accounts that were opened and no others, their sum is what they were opened with, and none is
 //! negative; this holds for stale reads, too, since each shows one moment. A linearizable read moreover shows in each account every

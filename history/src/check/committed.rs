@@ -1,4 +1,4 @@
-//! Stale reads and reads of the past show committed state only.
+//! Stale reads and reads of the past show committed state only (LIN-2).
 //!
 //! For each key, what such a read shows was written by an operation that did not fail and had begun before the read ended. A
 //! read at a revision shows nothing newer than that, and misses no version up to it that is known: by a write that was told its

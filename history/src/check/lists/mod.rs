@@ -1,4 +1,4 @@
-//! Append lists: transactions that append to lists and read them are strictly serializable.
+//! Append lists: transactions that append to lists and read them are strictly serializable (TXN-1).
 //!
 //! The method is Elle's (Kingsbury and Alvaro, "Elle: inferring isolation anomalies from experimental observations", 2020): since every
 //! element is appended once, a list that was read tells which transactions it came from and in which order, so that dependencies

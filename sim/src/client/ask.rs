@@ -73,14 +73,7 @@ impl Attempts {
 /// Whether a command that was answered like this is in no log and never will be. gatewayd tells its clients the same
 /// (`core/answers.rs`, docs/errors.md).
 fn is_certain(error: &ConsensusError) -> bool {
-    match error {
-        ConsensusError::NotLeader { .. }
-        | ConsensusError::NoQuorum
-        | ConsensusError::NotReady
-        | ConsensusError::Overloaded
-        | ConsensusError::Refused(_) => true,
-        ConsensusError::Uncertain => false,
-    }
+    !matches!(error, ConsensusError::Uncertain)
 }
 
 impl Client {

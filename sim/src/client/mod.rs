@@ -1,7 +1,7 @@
 //! Clients: each does one thing at a time, asks again until it has an answer or gives up, and takes down what came of it.
 //!
 //! Some of them share a session, as the requests of one gateway do, so that it has several requests under way. What each does is
-//! drawn in [`Client::one`]; how it asks is in `ask`, transactions over several keys are in `bank`, and what is read once
+//! drawn in `Client::one`; how it asks is in `ask`, transactions over several keys are in `bank`, and what is read once
 //! everything is over is in `last`.
 
 mod ask;

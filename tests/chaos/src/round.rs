@@ -143,9 +143,8 @@ pub async fn run(bed: &Arc<Bed>, plan: &Plan, marks: &mut LogMarks) -> Result<Ro
             let why = format!("a healed cluster does not answer for {what}");
             Finding::new("LIVE-4", why)
         }));
-        findings.extend(judge::replicas_agree(bed).await.err());
         findings.extend(judge::one_leader_a_term(bed).await);
-        match trees::same(&mut readers(bed, &label), &label).await {
+        match trees::same(bed, &mut readers(bed, &label), &label).await {
             Ok(held) => left = Some(held),
             Err(finding) => findings.push(finding),
         }
@@ -249,7 +248,7 @@ fn readers(bed: &Bed, label: &str) -> Vec<Client> {
 /// It is not what it was.
 pub async fn look_again(bed: &Bed, left: &Left) -> Result<(), Finding> {
     let mut clients = readers(bed, &left.label);
-    trees::kept(&mut clients, left).await?;
+    trees::kept(bed, &mut clients, left).await?;
     remove_all(clients.swap_remove(0), &left.label).await;
     Ok(())
 }

@@ -129,6 +129,9 @@ impl Cluster {
             return;
         }
         let process = node.born(role);
+        if role == Role::Storage {
+            node.storage_since.set(self.world.now_ns());
+        }
         self.world.begin(process);
         let cluster = self.clone();
         let body: std::pin::Pin<Box<dyn Future<Output = ()>>> = match role {
@@ -224,9 +227,14 @@ impl Cluster {
 
     /// Has the supervisor restart a daemon.
     pub fn restart_later(self: &Rc<Self>, number: usize, role: Role) {
+        self.restart_after(number, role, 0);
+    }
+
+    /// Has the supervisor restart a daemon after a pause, in nanoseconds.
+    fn restart_after(self: &Rc<Self>, number: usize, role: Role, pause_ns: u64) {
         let cluster = self.clone();
         let start = self.supervisor(number);
-        self.world.after(self.restart_ns(), move || {
+        self.world.after(self.restart_ns() + pause_ns, move || {
             // Only the supervisor that saw it die.
             if cluster.supervisor(number) == start {
                 cluster.start(number, role);
@@ -288,8 +296,19 @@ impl Cluster {
                 cluster.kill_node(number, false);
             });
         } else {
+            // As the supervisor does it: no pause for the first, then 50 ms that double up to 2 s, until one has lived for a second.
+            let lived = self.world.now_ns() - node.storage_since.get();
+            let brief = if lived < 1_000_000_000 {
+                node.brief.get() + 1
+            } else {
+                0
+            };
+            node.brief.set(brief);
+            let pause_ms = brief
+                .checked_sub(2)
+                .map_or(0, |n| (50u64 << n.min(6)).min(2_000));
             self.kill(number, Role::Storage);
-            self.restart_later(number, Role::Storage);
+            self.restart_after(number, Role::Storage, pause_ms * 1_000_000);
         }
     }
 

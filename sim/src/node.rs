@@ -46,6 +46,10 @@ pub struct Node {
     pub full: Cell<bool>,
     /// Its disk has failed.
     pub broken: Cell<bool>,
+    /// How many lives in a row storaged has ended by itself soon after its start.
+    pub brief: Cell<u32>,
+    /// When the storaged that lives was started, in nanoseconds.
+    pub storage_since: Cell<u64>,
 }
 
 impl Node {
@@ -70,6 +74,8 @@ impl Node {
             stalled_until: Cell::new(0),
             full: Cell::new(false),
             broken: Cell::new(false),
+            brief: Cell::new(0),
+            storage_since: Cell::new(0),
         }
     }
 

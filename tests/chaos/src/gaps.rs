@@ -7,6 +7,8 @@ use std::time::Instant;
 pub const AFTERMATH_MS: u64 = 2500;
 /// A fault that begins later than this after another one is alone.
 const SETTLED_MS: u64 = 500;
+/// A supervisor backs off from a daemon that it has to restart again so soon, and the node that is struck shows that pause.
+const BACKED_OFF_MS: u64 = 2000;
 
 /// When writes were acknowledged, by node, in ms since the beginning; and what clients have met that nobody may.
 pub struct Acks {
@@ -27,6 +29,8 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Happened {
     /// Its name.
     pub kind: &'static str,
+    /// The node that it strikes, or strikes first.
+    pub node: usize,
     /// A bit a node whose clients need not be served meanwhile.
     pub victims: u64,
     /// When it began, in ms since the beginning.
@@ -104,7 +108,8 @@ impl Acks {
     /// The gap of each fault that was alone, with its place in `faults`: for the healthy node that did worst, the longest time without an
     /// acknowledged write from the beginning of the fault until its aftermath is over or the next fault begins.
     ///
-    /// `end_ms`: when clients stopped. Faults that left no node healthy, or that met another one, have no gap.
+    /// `end_ms`: when clients stopped. Faults that left no node healthy, or that met another one, have no gap; nor one that strikes a node
+    /// which another one has struck less than two seconds before.
     pub fn gaps(&self, faults: &[Happened], end_ms: u64) -> Vec<(usize, u64)> {
         let mut gaps = Vec::new();
         for (at, fault) in faults.iter().enumerate() {
@@ -116,7 +121,12 @@ impl Acks {
                     .map(|(_, other)| other)
             };
             let disturbed = others().any(|other| {
-                other.began_ms <= fault.ended_ms && other.ended_ms + SETTLED_MS > fault.began_ms
+                let settled = if other.node == fault.node {
+                    BACKED_OFF_MS
+                } else {
+                    SETTLED_MS
+                };
+                other.began_ms <= fault.ended_ms && other.ended_ms + settled > fault.began_ms
             });
             let next = others()
                 .map(|other| other.began_ms)
@@ -152,8 +162,13 @@ mod tests {
     }
 
     fn fault(victims: u64, began_ms: u64, ended_ms: u64) -> Happened {
+        at_node(0, victims, began_ms, ended_ms)
+    }
+
+    fn at_node(node: usize, victims: u64, began_ms: u64, ended_ms: u64) -> Happened {
         Happened {
             kind: "x",
+            node,
             victims,
             began_ms,
             ended_ms,
@@ -174,8 +189,23 @@ mod tests {
     fn a_fault_is_watched_until_the_next_one_begins() {
         let times: Vec<u64> = (0..200).map(|n| n * 10).chain([4000]).collect();
         let acks = acks(&[&times]);
-        let faults = [fault(0, 500, 600), fault(0, 1200, 1990)];
+        let faults = [at_node(0, 0, 500, 600), at_node(1, 0, 1200, 1990)];
         assert_eq!(acks.gaps(&faults, 5000), [(0, 10), (1, 2010)]);
+    }
+
+    #[test]
+    fn a_node_that_is_struck_again_at_once_is_backed_off_from() {
+        let acks = acks(&[&[10, 20]]);
+        let count = |node, began_ms| {
+            let faults = [
+                at_node(0, 0, 10, 20),
+                at_node(node, 0, began_ms, began_ms + 10),
+            ];
+            acks.gaps(&faults, 9000).len()
+        };
+        assert_eq!((count(0, 1020), count(0, 2020)), (1, 2));
+        // Another node is not.
+        assert_eq!(count(1, 1020), 2);
     }
 
     #[test]

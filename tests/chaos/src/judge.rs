@@ -313,6 +313,7 @@ mod tests {
         };
         let fault = Happened {
             kind: "net-refuse",
+            node: 0,
             victims: 1,
             began_ms: 5_000,
             ended_ms: 6_000,

@@ -62,9 +62,10 @@ pub fn possible(bed: &Bed, injection: &Injection) -> bool {
 pub async fn carry_out(bed: Arc<Bed>, injection: Injection, began: Instant) -> Option<Happened> {
     tokio::time::sleep_until((began + Duration::from_millis(injection.at_ms)).into()).await;
     let now_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let node = resolve(&bed, injection.place);
     let mut strike = Strike {
         bed: &bed,
-        at: resolve(&bed, injection.place),
+        at: node,
         lasts: Duration::from_millis(injection.for_ms),
         random: Random::new(injection.salt),
     };
@@ -109,6 +110,7 @@ pub async fn carry_out(bed: Arc<Bed>, injection: Injection, began: Instant) -> O
     }?;
     Some(Happened {
         kind: injection.fault.name,
+        node,
         victims,
         began_ms,
         ended_ms: now_ms(),

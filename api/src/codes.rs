@@ -147,7 +147,9 @@ impl ErrorCode {
             ErrorCode::IdempotencyKeyReused => "Use a new idempotency key for a new request.",
             ErrorCode::Overloaded => "Try again after a pause; nothing was done.",
             ErrorCode::QuotaExceeded => "Delete keys, or raise storage.quota_bytes.",
-            ErrorCode::Unsupported => "This version does not do that; see the release notes.",
+            ErrorCode::Unsupported => {
+                "This version does not do that; README.md lists what is not there yet."
+            }
             ErrorCode::NoQuorum => {
                 "Start the members that are down (maree-db-cli cluster status names them), then try again."
             }

@@ -102,7 +102,7 @@ words! {
         Forming = "forming",
         /// Serves.
         Serving = "serving",
-        /// Serves, while a daemon restarts or the disk stalls.
+        /// Serves, while a daemon restarts.
         Degraded = "degraded",
         /// Does not take part; an operator must act.
         Refused = "refused",

@@ -13,8 +13,10 @@ use mareedb_api::{ApiError, ErrorCode, v1};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
+use tonic::server::NamedService;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::{Code, Request, Response, Status};
+use tonic_health::ServingStatus;
 
 /// How the paths of our services begin.
 pub const PATHS: &str = "/mareedb.v1.";
@@ -42,10 +44,14 @@ pub fn routes(core: &Arc<Core>, boards: &Arc<Boards>) -> Routes {
                 .borrow_and_update()
                 .as_ref()
                 .is_some_and(|view| view.ready);
-            if ready {
-                reporter.set_serving::<KvServer<Services>>().await;
+            let status = if ready {
+                ServingStatus::Serving
             } else {
-                reporter.set_not_serving::<KvServer<Services>>().await;
+                ServingStatus::NotServing
+            };
+            // The empty name is the whole server's.
+            for service in ["", <KvServer<Services> as NamedService>::NAME] {
+                reporter.set_service_status(service, status).await;
             }
             if view.changed().await.is_err() {
                 return;

@@ -194,22 +194,22 @@ fn storage(out: &mut Text, boards: &Boards) {
     let counters = [
         (
             "mareedb_entries_applied",
-            "Entries applied since storaged started.",
+            "Entries applied since the node started.",
             Gauge::Applied,
         ),
         (
             "mareedb_log_writes",
-            "Log writes since storaged started.",
+            "Log writes since the node started.",
             Gauge::Flushes,
         ),
         (
             "mareedb_log_written_bytes",
-            "Bytes written to the log since storaged started.",
+            "Bytes written to the log since the node started.",
             Gauge::LogBytes,
         ),
     ];
     for (name, help, gauge) in counters {
-        // They begin anew with storaged, as counters may.
+        // They begin anew with the shared memory, as counters may.
         out.family(name, "counter", help);
         out.sample(name, &[], board(gauge) as f64);
     }
@@ -337,6 +337,18 @@ fn groups(out: &mut Text, node: &v1::NodeStatusResponse) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::links::Calls;
+    use crate::peer::Peers;
+    use crate::session::Sessions;
+    use crate::wake::Wake;
+    use mareedb_config::Config;
+    use mareedb_ipc::testing::NodeInProcess;
+    use mareedb_ipc::wire::RandomId;
+    use mareedb_ipc::{Lane, NodeStatus, Outbox, Role};
+    use std::sync::Arc;
+
+    /// The page for people.
+    const MANUAL: &str = include_str!("../../docs/metrics.md");
 
     #[test]
     fn a_histogram_is_told_in_rising_buckets() {
@@ -355,6 +367,62 @@ mod tests {
             "mareedb_hop_seconds_count{hop=\"read\"} 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    /// What a node tells whose daemons have told nothing yet: every family is there, be there samples of it or not.
+    fn told_at_first() -> String {
+        let node = NodeInProcess::small("{}");
+        let supervisor = NodeStatus {
+            start: RandomId(1),
+            pid: 1,
+            started_unix_ms: 0,
+            version: String::new(),
+        };
+        node.memory().board().put(Cell::Node, &supervisor);
+        let mut own = node.attach(Role::Gateway);
+        let sender = own.sender(Role::Consensus, Lane::Client);
+        let outbox = Outbox::before(&sender, Arc::new(Wake::default()));
+        let calls = Calls::new(outbox.clone(), vec![outbox.clone()]);
+        let peers = Peers::new(own.start(), outbox.clone(), outbox);
+        let core = Core::new(calls, peers, Sessions::new(), Config::default());
+        let boards = Boards {
+            supervisor: own.peer_board(Role::Supervisor),
+            storage: own.peer_board(Role::Storage),
+        };
+        text(&core, &boards)
+    }
+
+    #[test]
+    fn the_manual_names_every_metric_and_no_other() {
+        let told = told_at_first();
+        let families: BTreeMap<&str, &str> = told
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+            .collect();
+        assert!(
+            families.contains_key("mareedb_raft_term"),
+            "not all is told:\n{told}"
+        );
+        for (name, kind) in &families {
+            let row = format!("| `{name}` | {kind} |");
+            assert!(
+                MANUAL.lines().any(|line| line.starts_with(&row)),
+                "docs/metrics.md has no row that begins with {row}"
+            );
+        }
+        let words = MANUAL.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for word in words.filter(|word| word.starts_with("mareedb_")) {
+            // A histogram has three names more.
+            let family = ["_bucket", "_sum", "_count"]
+                .into_iter()
+                .find_map(|part| word.strip_suffix(part))
+                .filter(|family| families.get(family).copied() == Some("histogram"))
+                .unwrap_or(word);
+            assert!(
+                families.contains_key(family),
+                "docs/metrics.md names {word}, which no node tells"
+            );
         }
     }
 }

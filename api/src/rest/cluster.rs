@@ -28,7 +28,7 @@ pub struct ClusterStatus {
     pub quorum: u32,
     /// How many more members may fail before the quorum is lost.
     pub failures_tolerated: u32,
-    /// Largest lag of a reachable follower; null when no leader tells.
+    /// Largest lag of a member, also of one that is down; null when no leader tells.
     pub replication_lag_ms_max: Option<u64>,
     /// Whether Byzantine fault tolerance is active.
     pub bft_mode: bool,

@@ -104,7 +104,7 @@ pub struct LocalReplica {
 /// The node's disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// Bytes of the data directory.
+    /// Bytes of the state machines on the disk, without the log.
     pub data_bytes: u64,
     /// Bytes free on its file system.
     pub free_bytes: u64,

@@ -167,6 +167,9 @@ pub(super) async fn delete(
 ) -> Result<Response, Failure> {
     let answer = async {
         params.finish()?;
+        if headers.contains_key(header::IF_NONE_MATCH) {
+            return Err(bad("DELETE takes If-Match, and no If-None-Match").into());
+        }
         let done = app
             .core
             .delete(v1::DeleteRequest {

@@ -54,6 +54,9 @@ fn a_leader_whose_disk_stalls_hands_over_until_it_writes_again() {
             .await_status(Duration::from_secs(10), moved)
             .await
             .unwrap_or_else(|why| panic!("{why}"));
+        // It forwards requests meanwhile, although it cannot follow the new leaders.
+        let put = node.client().put("forwarded", b"v").await.unwrap();
+        assert_eq!(put.status, 200, "{put:?}");
         let (before, since) = (load.acknowledged(), std::time::Instant::now());
         while load.acknowledged() < before + 50 {
             assert!(since.elapsed() < PATIENCE, "no writes while a disk stalls");

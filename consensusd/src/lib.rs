@@ -7,6 +7,7 @@ pub mod clock;
 pub mod exchange;
 pub mod formation;
 pub mod frames;
+pub mod heard;
 pub mod host;
 pub mod incoming;
 pub mod log_link;

@@ -4,12 +4,13 @@ use crate::client::{Call, Client};
 use crate::clock::Clock;
 use crate::exchange::Exchange;
 use crate::frames::{Answer, Ask, Frame, Route};
+use crate::heard::Heard;
 use crate::incoming::Incoming;
 use crate::log_link::LogLink;
 use crate::proposals::{Proposals, Word};
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::{SnapshotHandle, from_wire_meta};
-use crate::raft::{C, Raft, leader_node, position};
+use crate::raft::{C, Raft, leader_node, position, to_wire_vote};
 use crate::reads::{Reads, Restored};
 use crate::rise::Rise;
 use crate::rt;
@@ -22,11 +23,12 @@ use mareedb_ipc::wire::storage::{SnapshotChunk, SnapshotMeta, StorageAnswer, Sto
 use mareedb_ipc::wire::{GroupId, LogPosition, NodeId, RandomId, ReplicaId};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::async_runtime::WatchReceiver;
+use openraft::metrics::RaftMetrics;
 use openraft::raft::TransferLeaderRequest;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 /// A running replica. Cloning it gives another handle.
 #[derive(Clone)]
@@ -45,8 +47,7 @@ struct Shared {
     rise: Arc<Rise>,
     succession: Succession,
     stands: Mutex<Stands>,
-    /// When an append of the leader last came.
-    heard: Mutex<Instant>,
+    heard: Mutex<Heard>,
     /// What storaged had applied before it started.
     applied: Option<LogPosition>,
 }
@@ -118,7 +119,7 @@ impl Replica {
             rise,
             succession: Succession::default(),
             stands: Mutex::new(Stands::Yes),
-            heard: Mutex::new(rt::now()),
+            heard: Mutex::new(Heard::nothing()),
             applied: parts.applied,
         }))
     }
@@ -151,8 +152,7 @@ impl Replica {
     }
     /// Milliseconds since an append of a leader came: heartbeats are.
     pub fn leader_silence_ms(&self) -> u128 {
-        let heard = *self.0.heard.lock();
-        rt::now().saturating_duration_since(heard).as_millis()
+        self.0.heard.lock().silence().as_millis()
     }
 
     /// The last entry that storaged has applied, as far as is known: what it forgets of that is to be applied again.
@@ -168,6 +168,13 @@ impl Replica {
     /// Cluster, group, and this replica as `to`.
     pub fn route(&self) -> Route {
         self.0.route
+    }
+
+    /// The leader and its term, as far as openraft knows or appends tell; for showing it and for sending it requests.
+    pub fn leading(&self, metrics: &RaftMetrics<C>) -> (Option<u64>, u64) {
+        let patience = Duration::from_millis(self.0.raft.config().election_timeout_max);
+        let (leader, term) = (metrics.current_leader, metrics.current_term);
+        self.0.heard.lock().newer(leader, term, patience)
     }
 
     /// The node that leads, as far as this replica knows.
@@ -227,8 +234,9 @@ impl Replica {
             self.answer(addr, route, call, Answer::Refused(why));
             return;
         }
-        if matches!(ask, Ask::Append(_) | Ask::Stream { .. }) {
-            *self.0.heard.lock() = rt::now();
+        if let Ask::Append(request) | Ask::Stream { request, .. } = &ask {
+            let term = to_wire_vote(&request.vote).term;
+            self.0.heard.lock().hear(term, route.from);
         }
         let addr = addr.to_owned();
         match ask {

@@ -159,7 +159,9 @@ fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica, range: &KeyRange
         .nodes()
         .map(|(replica, place)| (ReplicaId(*replica), place.node, voters.contains(replica)))
         .collect();
-    let leads = metrics.state == ServerState::Leader;
+    let (leading, term) = replica.leading(&metrics);
+    // Of a later leader it may have heard while its own disk keeps it from following.
+    let leads = metrics.state == ServerState::Leader && term == metrics.current_term;
     // An isolated leader still calls itself leader: the last quorum tells.
     let quorum_ok = if leads {
         metrics
@@ -169,8 +171,7 @@ fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica, range: &KeyRange
     } else {
         true
     };
-    let leader = metrics
-        .current_leader
+    let leader = leading
         .and_then(|leader| membership.get_node(&leader))
         .filter(|place| {
             Some(place.node) == sources.me.id || sources.peers.online(&place.addr, sources.now)
@@ -178,7 +179,8 @@ fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica, range: &KeyRange
         .map(|place| place.node)
         .filter(|_| quorum_ok);
     let role = match metrics.state {
-        ServerState::Leader => "leader",
+        ServerState::Leader if leads => "leader",
+        ServerState::Leader => "follower",
         ServerState::Candidate => "candidate",
         ServerState::Follower => "follower",
         _ => "learner",
@@ -189,7 +191,7 @@ fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica, range: &KeyRange
         replicas,
         leader,
         quorum_ok: quorum_ok && leader.is_some(),
-        term: metrics.current_term,
+        term,
         local: Some(LocalReplica {
             replica: replica.id(),
             role: role.into(),

@@ -116,8 +116,8 @@ impl Formation {
                     Reason {
                         code: "DUPLICATE_INCARNATION".into(),
                         message: format!(
-                            "the node at {} runs on a copy of this node's data directory: stop one of the two, and give it \
-                             an empty directory",
+                            "the node at {} runs on a copy of this node's data directory: stop the one with the copy, and keep \
+                             the original",
                             facts.addr
                         ),
                     },
@@ -146,8 +146,8 @@ impl Formation {
                     "FOREIGN_CLUSTER",
                     format!(
                         "the data directory of '{}' belongs to cluster {other}, the node at {} to cluster {}: correct \
-                         cluster.peers, or start '{}' with an empty data directory",
-                        facts.name, self.me.addr, formed.cluster, facts.name
+                         cluster.peers",
+                        facts.name, self.me.addr, formed.cluster
                     ),
                 ),
                 (_, Some(member)) if member.facts.incarnation == facts.incarnation => {

@@ -121,7 +121,7 @@ impl Formation {
                         code: "NAME_CHANGED".into(),
                         message: format!(
                             "the data directory belongs to node '{}', and this node is configured as '{name}': set \
-                             cluster.node_id = \"{}\", or give this node a data directory of its own",
+                             cluster.node_id = \"{}\", or server.data_dir to the directory of '{name}'",
                             identity.name, identity.name
                         ),
                     });

@@ -82,12 +82,8 @@ impl Host {
             .map(|(group, (replica, _))| {
                 let metrics = replica.raft().metrics();
                 let metrics = metrics.borrow_watched();
-                (
-                    *group,
-                    metrics.state,
-                    metrics.current_leader,
-                    metrics.current_term,
-                )
+                let (leader, term) = replica.leading(&metrics);
+                (*group, metrics.state, leader, term)
             })
             .collect()
     }
@@ -104,8 +100,8 @@ impl Host {
         let turned_away = (!rejected.is_empty()).then(|| Reason {
             code: "FOREIGN_CLUSTER".into(),
             message: format!(
-                "{} turned this node away, since it belongs to another cluster or speaks another protocol: correct \
-                 cluster.peers, or start this node with an empty data directory",
+                "{} turned this node away, since it belongs to another cluster or speaks another peer protocol (their \
+                 logs say which): correct cluster.peers, or run the version that they run; keep the data directory",
                 rejected.join(", ")
             ),
         });

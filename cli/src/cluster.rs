@@ -18,7 +18,7 @@ pub enum Command {
     Status,
     /// The last elections.
     Elections,
-    /// The members, refreshed until Ctrl-C.
+    /// The members, refreshed until Ctrl-C, also while no node answers.
     Monitor {
         /// Time between two looks.
         #[arg(long, default_value = "2s", value_parser = crate::duration)]
@@ -65,13 +65,19 @@ pub async fn ask(connection: &Connection) -> Result<v1::ClusterStatusResponse, F
     Ok(status.into_inner())
 }
 
+/// A status as the REST API has it.
+pub fn document(status: &v1::ClusterStatusResponse) -> Result<ClusterStatus, Failure> {
+    ClusterStatus::from_proto(status, Encoding::Base64)
+        .map_err(|error| Failure::Local(error.to_string()))
+}
+
 impl Command {
     pub async fn run(self, connection: Connection, format: Format) -> Result<Exit, Failure> {
         match self {
             Command::Status => status(&connection, format).await,
             Command::Elections => elections(&connection, format).await,
             Command::Monitor { interval, count } => {
-                monitor::run(&connection, interval, count).await
+                monitor::run(&connection, interval, count, format).await
             }
             Command::TransferLeadership { to } => transfer(&connection, to, format).await,
             Command::AddNode { addr } => unsupported(&format!("add-node {addr}"), MEMBERS_STAY),
@@ -104,10 +110,7 @@ async fn status(connection: &Connection, format: Format) -> Result<Exit, Failure
     let status = ask(connection).await?;
     let shown = match format {
         Format::Table => output::bytes(screen(&status).as_bytes()),
-        Format::Json => output::json(
-            &ClusterStatus::from_proto(&status, Encoding::Base64)
-                .map_err(|error| Failure::Local(error.to_string()))?,
-        ),
+        Format::Json => output::json(&document(&status)?),
     };
     // The verdict is in the exit code, whoever reads the rest.
     match shown {

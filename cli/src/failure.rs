@@ -1,5 +1,6 @@
 //! How a command ends: exit codes are an interface (docs/cli.md), errors have a way out.
 
+use crate::output;
 use mareedb_api::{ApiError, ErrorCode};
 use std::process::ExitCode;
 
@@ -54,25 +55,31 @@ impl Failure {
 
     /// Tells the user.
     pub fn print(&self) {
+        output::aside(&self.text());
+    }
+
+    /// What the user is told, in whole lines.
+    pub fn text(&self) -> String {
         match self {
             Failure::Api(error) => {
-                eprintln!("error: {}: {}", error.code, error.message);
+                let mut text = format!("error: {}: {}\n", error.code, error.message);
                 if !error.remedy.is_empty() {
-                    eprintln!("       {}", error.remedy);
+                    text.push_str(&format!("       {}\n", error.remedy));
                 }
+                text
             }
             Failure::NoConnection(tried) => {
-                eprintln!("error: no node answers");
+                let mut text = String::from("error: no node answers\n");
                 for (endpoint, why) in tried {
-                    eprintln!("       {endpoint}: {why}");
+                    text.push_str(&format!("       {endpoint}: {why}\n"));
                 }
-                eprintln!(
-                    "       Check that a node runs there (systemctl status mareedb), or name another with --endpoint HOST:7001."
+                text.push_str(
+                    "       Check that a node runs there (systemctl status mareedb), or name another with --endpoint HOST:7001.\n",
                 );
+                text
             }
-            Failure::Usage(why) => eprintln!("error: {why}"),
-            Failure::Local(why) => eprintln!("error: {why}"),
-            Failure::Closed => {}
+            Failure::Usage(why) | Failure::Local(why) => format!("error: {why}\n"),
+            Failure::Closed => String::new(),
         }
     }
 }

@@ -20,6 +20,7 @@ use output::Format;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 
 /// The command line client of Maree-DB.
 #[derive(Parser)]
@@ -41,14 +42,9 @@ struct Cli {
     /// How long a request may take over all endpoints, for example 500ms, 5s.
     #[arg(long, global = true, value_parser = duration, default_value = "5s")]
     timeout: Duration,
-    /// Configuration file whose node is talked to when no endpoint is given.
-    #[arg(
-        long,
-        global = true,
-        default_value = "/etc/mareedb/maree-db.toml",
-        hide = true
-    )]
-    config: PathBuf,
+    /// Configuration file whose node is talked to when no endpoint is given; /etc/mareedb/maree-db.toml without it.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -116,7 +112,7 @@ fn main() -> ExitCode {
             return Exit::Failed.into();
         }
     };
-    match runtime.block_on(run(cli)) {
+    match finish(runtime, run(cli)) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             failure.print();
@@ -125,8 +121,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Runs to the end, and waits for nothing else: a name lookup that hangs sits on a thread of its own, has had its time,
+/// and ends with the process. Whatever was written was flushed when it was written.
+fn finish<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
+}
+
 async fn run(cli: Cli) -> Result<Exit, Failure> {
-    let endpoints = config::endpoints(&cli.endpoint, &cli.config)?;
+    let endpoints = config::endpoints(&cli.endpoint, cli.config.as_deref())?;
     let connection = Connection::new(endpoints, cli.timeout);
     let format = cli.output;
     match cli.command {
@@ -143,10 +147,31 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     #[test]
     fn the_command_line_is_well_formed() {
         <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn what_hangs_on_a_thread_is_not_waited_for() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let (_open, never) = std::sync::mpsc::channel::<()>();
+        let (tell, begun) = tokio::sync::oneshot::channel();
+        let began = Instant::now();
+        finish(runtime, async {
+            tokio::task::spawn_blocking(move || {
+                let _ = tell.send(());
+                never.recv_timeout(Duration::from_secs(60))
+            });
+            begun.await.unwrap();
+        });
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(30), "{took:?}");
     }
 
     #[test]

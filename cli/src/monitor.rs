@@ -1,9 +1,10 @@
-//! cluster monitor: the members in a box, again and again.
+//! cluster monitor: the members in a box, again and again. A look that fails is shown in its place, for it is then that
+//! somebody watches.
 
 use crate::client::Connection;
-use crate::cluster::ask;
+use crate::cluster::{ask, document};
 use crate::failure::{Exit, Failure};
-use crate::output;
+use crate::output::{self, Format};
 use crate::table::thousands;
 use mareedb_api::v1;
 use std::io::IsTerminal;
@@ -12,40 +13,80 @@ use unicode_width::UnicodeWidthStr;
 
 const COLUMNS: [usize; 5] = [10, 11, 10, 11, 11];
 
-/// Looks every `interval`, `count` times or for ever.
-pub async fn run(connection: &Connection, interval: Duration, count: u64) -> Result<Exit, Failure> {
-    let mut before: Option<(Instant, u64)> = None;
+/// Looks every `interval`, `count` times or for ever. It ends as its last look did.
+pub async fn run(
+    connection: &Connection,
+    interval: Duration,
+    count: u64,
+    format: Format,
+) -> Result<Exit, Failure> {
+    let mut before = None;
     let mut looks = 0;
     loop {
-        let status = ask(connection).await?;
-        let now = Instant::now();
-        let commits: u64 = status
-            .groups
-            .iter()
-            .filter(|group| group.kind == "data")
-            .filter_map(|group| group.commit_index)
-            .sum();
-        let rate = before.map(|(at, then)| {
-            let seconds = now.duration_since(at).as_secs_f64().max(0.001);
-            // Entries a second; a float of that size is exact enough to show.
-            (commits.saturating_sub(then) as f64 / seconds).round()
-        });
-        before = Some((now, commits));
+        let look = look(ask(connection).await, format, |status| {
+            let rate = rate(status, &mut before);
+            draw(status, interval, rate)
+        })?;
         let mut screen = String::new();
-        if std::io::stdout().is_terminal() {
+        if format == Format::Table && std::io::stdout().is_terminal() {
             screen.push_str("\u{1b}[H\u{1b}[2J");
         }
-        screen.push_str(&draw(&status, interval, rate));
+        screen.push_str(&look.shown);
         output::bytes(screen.as_bytes())?;
+        output::aside(&look.aside);
         looks += 1;
         if looks == count {
-            return Ok(Exit::Done);
+            return Ok(look.exit);
         }
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
             () = output::closed() => return Err(Failure::Closed),
         }
     }
+}
+
+/// What a look comes to, in whole lines.
+struct Look {
+    /// On standard output.
+    shown: String,
+    /// On standard error.
+    aside: String,
+    /// The exit code, if it was the last one.
+    exit: Exit,
+}
+
+/// People see what a look came to in one place; programs get documents, one a line, and nothing else.
+fn look(
+    answer: Result<v1::ClusterStatusResponse, Failure>,
+    format: Format,
+    drawn: impl FnOnce(&v1::ClusterStatusResponse) -> String,
+) -> Result<Look, Failure> {
+    let (shown, aside, exit) = match (answer, format) {
+        (Ok(status), Format::Table) => (drawn(&status), String::new(), Exit::Done),
+        (Ok(status), Format::Json) => {
+            let line = output::compact(&document(&status)?)? + "\n";
+            (line, String::new(), Exit::Done)
+        }
+        (Err(failure), Format::Table) => (failure.text(), String::new(), failure.exit()),
+        (Err(failure), Format::Json) => (String::new(), failure.text(), failure.exit()),
+    };
+    Ok(Look { shown, aside, exit })
+}
+
+/// Writes a second since the last look that was answered.
+fn rate(status: &v1::ClusterStatusResponse, before: &mut Option<(Instant, u64)>) -> Option<f64> {
+    let now = Instant::now();
+    let commits: u64 = status
+        .groups
+        .iter()
+        .filter(|group| group.kind == "data")
+        .filter_map(|group| group.commit_index)
+        .sum();
+    before.replace((now, commits)).map(|(at, then)| {
+        let seconds = now.duration_since(at).as_secs_f64().max(0.001);
+        // Entries a second; a float of that size is exact enough to show.
+        (commits.saturating_sub(then) as f64 / seconds).round()
+    })
 }
 
 fn every(interval: Duration) -> String {
@@ -146,5 +187,53 @@ mod tests {
 └──────────┴───────────┴──────────┴───────────┴───────────┘
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_look_that_fails_is_shown_in_place_of_the_box_and_kept_from_programs() {
+        let lost = || Failure::NoConnection(vec![("n1:7001".into(), "refused".into())]);
+        let not_drawn = |_: &v1::ClusterStatusResponse| -> String { panic!("there is no status") };
+        let table = look(Err(lost()), Format::Table, not_drawn).unwrap();
+        assert!(
+            table.shown.contains("n1:7001: refused\n"),
+            "{}",
+            table.shown
+        );
+        assert_eq!((&*table.aside, table.exit), ("", Exit::NoConnection));
+        let json = look(Err(lost()), Format::Json, not_drawn).unwrap();
+        assert_eq!((&*json.shown, json.exit), ("", Exit::NoConnection));
+        assert_eq!(json.aside, table.shown);
+    }
+
+    #[test]
+    fn programs_get_one_document_a_line() {
+        let status = v1::ClusterStatusResponse {
+            verdict: "degraded".into(),
+            ..v1::ClusterStatusResponse::default()
+        };
+        let table = look(Ok(status.clone()), Format::Table, |_| "box\n".into()).unwrap();
+        assert_eq!((&*table.shown, table.exit), ("box\n", Exit::Done));
+        let json = look(Ok(status), Format::Json, |_| "box\n".into()).unwrap();
+        assert_eq!((&*json.aside, json.exit), ("", Exit::Done));
+        assert_eq!(json.shown.find('\n'), Some(json.shown.len() - 1));
+        let document: serde_json::Value = serde_json::from_str(&json.shown).unwrap();
+        assert_eq!(document["verdict"], "degraded");
+    }
+
+    #[test]
+    fn writes_are_counted_from_the_last_look_that_was_answered() {
+        let status = |commit_index| v1::ClusterStatusResponse {
+            groups: vec![v1::Group {
+                kind: "data".into(),
+                commit_index: Some(commit_index),
+                ..v1::Group::default()
+            }],
+            ..v1::ClusterStatusResponse::default()
+        };
+        let mut before = None;
+        assert_eq!(rate(&status(5), &mut before), None);
+        assert!(rate(&status(5_000_000), &mut before).unwrap() > 0.0);
+        // A node that is behind the one asked before.
+        assert_eq!(rate(&status(4_999_999), &mut before), Some(0.0));
     }
 }

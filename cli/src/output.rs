@@ -1,4 +1,4 @@
-//! Standard output. A closed pipe ends the command at once, and quietly.
+//! Standard output, and what is said beside it. A closed pipe ends the command at once, and quietly.
 
 use crate::failure::{Exit, Failure};
 use serde::Serialize;
@@ -55,6 +55,16 @@ pub fn json<T: Serialize>(document: &T) -> Result<Exit, Failure> {
     let text = serde_json::to_string_pretty(document)
         .map_err(|error| Failure::Local(error.to_string()))?;
     line(&text)
+}
+
+/// A document in one line, so that any number of them can be piped.
+pub fn compact<T: Serialize>(document: &T) -> Result<String, Failure> {
+    serde_json::to_string(document).map_err(|error| Failure::Local(error.to_string()))
+}
+
+/// Writes whole lines to standard error. Nothing depends on whether they are read.
+pub fn aside(text: &str) {
+    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Bytes for people: text as it is, anything else escaped.

@@ -70,12 +70,7 @@ impl Scan {
         match format {
             Format::Table if self.keys_only => output::line(&key()),
             Format::Table => output::line(&format!("{}\t{}", key(), readable(&item.value))),
-            // One document a line, so that a scan of any length can be piped.
-            Format::Json => {
-                let text = serde_json::to_string(&document(item)?)
-                    .map_err(|error| Failure::Local(error.to_string()))?;
-                output::line(&text)
-            }
+            Format::Json => output::line(&output::compact(&document(item)?)?),
         }
     }
 }

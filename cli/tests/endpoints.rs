@@ -76,6 +76,23 @@ fn a_read_without_an_answer_ends_with_2_and_within_its_time() {
 }
 
 #[test]
+fn a_monitor_goes_on_without_an_answer() {
+    // Nobody listens on port 1.
+    let monitor = ["cluster", "monitor", "--interval", "1ms", "--count", "3"];
+    for (format, of_output, of_error) in [("table", 3, 0), ("json", 0, 3)] {
+        let arguments = [&monitor[..], &["-o", format]].concat();
+        let (output, _) = run(&["127.0.0.1:1"], &arguments);
+        assert_eq!(output.status.code(), Some(2), "{format}: {output:?}");
+        let count = |text: &[u8]| {
+            let text = String::from_utf8_lossy(text);
+            text.matches("error: no node answers\n").count()
+        };
+        assert_eq!(count(&output.stdout), of_output, "{format}: {output:?}");
+        assert_eq!(count(&output.stderr), of_error, "{format}: {output:?}");
+    }
+}
+
+#[test]
 fn a_write_of_unknown_outcome_says_the_key_to_send_it_again_with() {
     let hangs = Fake::start(Mode::Hangs);
     let (output, _) = run(&[&hangs.endpoint], &["--timeout", "1s", "put", "k", "v"]);

@@ -1,7 +1,7 @@
 //! Holds docs/cli.md to the commands that there are.
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::process::{Command, Output};
 
 fn help(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_maree-db-cli"))
@@ -96,15 +96,16 @@ fn every_command_and_option_stands_on_the_page() {
     }
 }
 
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_maree-db-cli"))
+        .args(arguments)
+        .env_remove("MAREEDB_ENDPOINT")
+        .output()
+        .unwrap()
+}
+
 #[test]
 fn wrong_usage_ends_with_64_and_a_node_that_is_not_there_with_2() {
-    let run = |arguments: &[&str]| {
-        Command::new(env!("CARGO_BIN_EXE_maree-db-cli"))
-            .args(arguments)
-            .env_remove("MAREEDB_ENDPOINT")
-            .output()
-            .unwrap()
-    };
     for wrong in [
         &["paint"][..],
         &["put"],
@@ -121,4 +122,24 @@ fn wrong_usage_ends_with_64_and_a_node_that_is_not_there_with_2() {
         text.contains("127.0.0.1:1") && text.contains("--endpoint"),
         "{text}"
     );
+}
+
+#[test]
+fn a_configuration_that_names_no_node_ends_with_64_unless_an_endpoint_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("maree-db.toml");
+    std::fs::write(&file, "[server]\nlisten_addr = 1\n").unwrap();
+    let missing = dir.path().join("missing.toml");
+    for config in [&file, &missing].map(|path| path.to_str().unwrap()) {
+        let get = ["--config", config, "get", "k"];
+        let output = run(&get);
+        assert_eq!(output.status.code(), Some(64), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            text.contains(config) && text.contains("--endpoint"),
+            "{text}"
+        );
+        let output = run(&[&["--endpoint", "127.0.0.1:1"], &get[..]].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+    }
 }

@@ -2,14 +2,18 @@
 //!
 //! Every fault of a file is told at once, with its line, its key, and the nearest key that exists.
 
+mod addresses;
 mod faults;
+mod level;
 mod load;
 mod nearest;
 pub mod reference;
 mod schema;
 mod validate;
 
+pub use addresses::is_loopback;
 pub use faults::{Fault, Faults};
-pub use load::{load, parse};
+pub use level::LEVEL_BYTES_MAX;
+pub use load::{load, load_with, parse};
 pub use schema::*;
 pub use validate::MESSAGE_EXTRA_BYTES;

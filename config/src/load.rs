@@ -3,7 +3,7 @@
 use crate::faults::{Fault, Faults};
 use crate::nearest::nearest;
 use crate::schema::Config;
-use crate::validate::validate;
+use crate::validate::{Found, validate};
 use serde::Deserialize;
 use std::path::Path;
 use toml_edit::{Document, Item, Value};
@@ -13,9 +13,21 @@ use toml_edit::{Document, Item, Value};
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Config, Faults> {
+    load_with(path, |_| Vec::new())
+}
+
+/// The same for one who can tell more: `more` gives `section.key` and message of each fault that it finds, which are told with the
+/// others and with their lines.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_with(
+    path: &Path,
+    more: impl FnOnce(&Config) -> Vec<(String, String)>,
+) -> Result<Config, Faults> {
     let file = path.display().to_string();
     match std::fs::read_to_string(path) {
-        Ok(text) => parse(&text, &file),
+        Ok(text) => parse_with(&text, &file, more),
         Err(error) => Err(Faults {
             file,
             faults: vec![Fault {
@@ -32,10 +44,18 @@ pub fn load(path: &Path) -> Result<Config, Faults> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(text: &str, file: &str) -> Result<Config, Faults> {
+    parse_with(text, file, |_| Vec::new())
+}
+
+fn parse_with(
+    text: &str,
+    file: &str,
+    more: impl FnOnce(&Config) -> Found,
+) -> Result<Config, Faults> {
     let mut faults = Vec::new();
     let config = read(text, &mut faults);
     if let Some((config, lines)) = &config {
-        for (key, message) in validate(config) {
+        for (key, message) in validate(config).into_iter().chain(more(config)) {
             faults.push(Fault {
                 line: lines.of(&key),
                 key,

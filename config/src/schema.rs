@@ -33,11 +33,12 @@ pub struct Server {
     /// Port of the REST API and the dashboard.
     pub rest_port: u16,
     /// Address that peers and clients reach this node by. Without it: a specific `listen_addr`, else the entry of
-    /// `peers` that is this machine's, else the source address toward the peers when it is the same for all.
+    /// `peers` that is this machine's, else the source address toward the peers when it is the same for all. On loopback only if
+    /// all peers are there.
     pub advertise_addr: Option<String>,
     /// A daemon without a heartbeat for so long is killed and restarted.
     pub hang_limit_ms: u64,
-    /// How long a graceful stop may take before what is left is killed.
+    /// How long a graceful stop may take before what is left is killed; above 20,000 the unit's `TimeoutStopSec` has to grow with it.
     pub stop_limit_ms: u64,
 }
 impl Default for Server {
@@ -61,11 +62,12 @@ pub struct Cluster {
     pub enabled: bool,
     /// The node's name in the cluster; without it the host name.
     pub node_id: Option<String>,
-    /// `host:port` of the other nodes' `consensus_port`; this node itself may be listed or not.
+    /// `host:port` of the other nodes' `consensus_port`, the same for all who dial them; this node itself may be listed or not. Only
+    /// with `enabled`.
     pub peers: Vec<String>,
-    /// Port of gRPC and of the peers.
+    /// Port of gRPC and of the peers; 0, any free one, only for a node alone.
     pub consensus_port: u16,
-    /// Replicas of each partition, and the smallest number of nodes that form a cluster.
+    /// The smallest number of nodes that form a cluster; in this version each member has a replica of each partition.
     pub replication_factor: u32,
     /// Byzantine fault tolerance; not available in this version.
     pub bft_mode: bool,
@@ -102,13 +104,13 @@ impl Default for Cluster {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
-    /// Storage shards, each with a log of its own. 0: one, as long as a node holds one data group.
+    /// Storage shards, each with a log of its own: 0 or 1, since in this version a node holds one data group.
     pub shards: u32,
     /// Reader threads; each serves reads of all groups.
     pub readers: u32,
     /// Size of a log segment; segments are pre-written and recycled.
     pub segment_bytes: u64,
-    /// Bytes of log files kept per shard before snapshots let older entries go.
+    /// Bytes of log files kept per shard before snapshots let older entries go; never more than some 40,000 entries.
     pub log_retain_bytes: u64,
     /// Recent log entries kept in memory, per daemon that caches them.
     pub log_cache_bytes: u64,
@@ -116,7 +118,8 @@ pub struct Storage {
     pub unflushed_bytes_max: u64,
     /// Block cache of the state machines.
     pub cache_bytes: u64,
-    /// How long older versions of keys are kept for reads of the past, in logged time; an eighth longer at most.
+    /// How long older versions of keys are kept for reads of the past, in logged time; an eighth longer at most. At least 1,000, and
+    /// longer than the scans that are to reach their end beside writes: their pages are read at one revision.
     pub history_ms: u64,
     /// Data bytes beyond which commands that grow the store are refused; 0: no quota.
     pub quota_bytes: u64,
@@ -150,9 +153,9 @@ pub struct Ipc {
     pub client_ring_bytes: u64,
     /// Each ring of the peer lane between gatewayd and consensusd.
     pub peer_ring_bytes: u64,
-    /// Each ring of the bulk lane between gatewayd and consensusd.
+    /// Each ring of the bulk lane between gatewayd and consensusd. A quarter has to take the largest key with its value that is stored.
     pub bulk_ring_bytes: u64,
-    /// Each ring between gatewayd and a reader thread.
+    /// Each ring between gatewayd and a reader thread. A quarter has to take the largest key with its value that is stored.
     pub read_ring_bytes: u64,
 }
 impl Default for Ipc {
@@ -173,7 +176,7 @@ impl Default for Ipc {
 pub struct Limits {
     /// Longest key; 32,000 at most.
     pub key_bytes_max: u64,
-    /// Largest value.
+    /// Largest value of a request; larger ones that are stored already stay, and ask for rings as large as before.
     pub value_bytes_max: u64,
     /// Largest request, all keys and values together.
     pub request_bytes_max: u64,
@@ -189,13 +192,13 @@ pub struct Limits {
     pub queueing_target_ms: u64,
     /// Open client connections on a node, per port.
     pub connections_max: u64,
-    /// Longest `timeout_ms` that a client may ask for.
+    /// Longest `timeout_ms` that a client may ask for; at least 5,000, which clients ask for by default.
     pub timeout_ms_max: u64,
     /// Live idempotency keys; beyond them new keyed requests get OVERLOADED.
     pub idempotency_keys_max: u64,
-    /// How long an idempotency key is kept, in logged time.
+    /// How long an idempotency key is kept, in logged time; at least twice `timeout_ms_max`.
     pub idempotency_ttl_ms: u64,
-    /// How long an unused gateway session is kept, in logged time.
+    /// How long an unused gateway session is kept, in logged time; at least twice `timeout_ms_max`.
     pub session_ttl_ms: u64,
 }
 impl Default for Limits {
@@ -222,7 +225,7 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// `error`, `warn`, `info`, `debug`, or a filter such as `info,mareedb_consensusd=debug`.
+    /// `error`, `warn`, `info`, `debug`, `off`, or a filter such as `info,mareedb_consensusd=debug`; at most 1,024 bytes.
     pub level: String,
     /// `text` or `json`.
     pub format: String,

@@ -1,5 +1,7 @@
 //! What types cannot say: ranges, forms, and how values fit together.
 
+use crate::addresses::{loopback, peer_fault};
+use crate::level::level;
 use crate::schema::{Cluster, Config, Ipc, Limits, Server, Storage};
 use std::net::IpAddr;
 
@@ -7,11 +9,15 @@ use std::net::IpAddr;
 pub const MESSAGE_EXTRA_BYTES: u64 = 64 << 10;
 /// A batch of log entries, at most.
 const BATCH_BYTES: u64 = 1 << 20;
-/// The largest outcome of a transaction.
+/// The largest outcome of a transaction: a largest value of the default settings, and its key.
 const OUTCOME_BYTES: u64 = 1600 << 10;
 /// The longest key that storaged's state machine takes.
 const KEY_BYTES_MAX: u64 = 32_000;
 const NAME_BYTES_MAX: usize = 63;
+/// What clients ask for when nobody tells them otherwise: 5,000 by the API, a little less by the command line client.
+const TIMEOUT_MS_LEAST: u64 = 5_000;
+/// Pages of a scan are read at one revision, which a write must not end between two of them.
+const HISTORY_MS_LEAST: u64 = 1_000;
 
 /// A fault: `section.key`, and what is wrong with the way out.
 pub(crate) type Found = Vec<(String, String)>;
@@ -24,6 +30,7 @@ pub(crate) fn validate(config: &Config) -> Found {
     storage(&config.storage, &config.limits, &mut found);
     ipc(&config.ipc, &config.limits, &mut found);
     limits(&config.limits, &mut found);
+    level(&config.log.level, &mut found);
     if !["text", "json"].contains(&config.log.format.as_str()) {
         add(
             &mut found,
@@ -34,7 +41,7 @@ pub(crate) fn validate(config: &Config) -> Found {
     found
 }
 
-fn add(found: &mut Found, key: &str, message: impl Into<String>) {
+pub(crate) fn add(found: &mut Found, key: &str, message: impl Into<String>) {
     found.push((key.to_owned(), message.into()));
 }
 
@@ -133,7 +140,17 @@ fn cluster(config: &Config, found: &mut Found) {
             ),
         );
     }
+    if cluster.enabled && cluster.consensus_port == 0 {
+        add(
+            found,
+            "cluster.consensus_port",
+            "is 0: from 1 to 65535, since the other nodes dial it; 0 is only for a node alone",
+        );
+    }
     peers(cluster, found);
+    if cluster.enabled {
+        loopback(config, found);
+    }
     timing(cluster, found);
 }
 
@@ -156,6 +173,14 @@ fn peers(cluster: &Cluster, found: &mut Found) {
         seen.push(peer);
     }
     if !cluster.enabled {
+        if !cluster.peers.is_empty() {
+            add(
+                found,
+                "cluster.enabled",
+                "is not true, and cluster.peers lists nodes: set it to true, or this node makes a cluster of itself alone for ever; \
+                 for that, leave out peers",
+            );
+        }
         return;
     }
     // Peers may list this node itself or leave it out; they may be incomplete, as long as somebody is listed.
@@ -181,33 +206,6 @@ fn peers(cluster: &Cluster, found: &mut Found) {
     }
 }
 
-fn peer_fault(peer: &str) -> Option<&'static str> {
-    let Some((host, port)) = peer.rsplit_once(':') else {
-        return Some("has no port");
-    };
-    if !matches!(port.parse::<u16>(), Ok(1..)) {
-        return Some("has no port from 1 to 65535");
-    }
-    let bracketed = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    match bracketed {
-        Some(host) => host
-            .parse::<std::net::Ipv6Addr>()
-            .err()
-            .map(|_| "is no IPv6 address"),
-        None if host.contains(':') => Some("is an IPv6 address without brackets"),
-        None => {
-            let valid = !host.is_empty()
-                && host.len() <= 253
-                && host
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'));
-            (!valid).then_some("is no address and no host name")
-        }
-    }
-}
-
 fn timing(cluster: &Cluster, found: &mut Found) {
     within(
         found,
@@ -223,7 +221,7 @@ fn timing(cluster: &Cluster, found: &mut Found) {
         50,
         60_000,
     );
-    if cluster.election_timeout_min_ms < 2 * cluster.heartbeat_ms {
+    if cluster.election_timeout_min_ms < cluster.heartbeat_ms.saturating_mul(2) {
         add(
             found,
             "cluster.election_timeout_min_ms",
@@ -265,7 +263,7 @@ fn storage(storage: &Storage, limits: &Limits, found: &mut Found) {
     if !storage.segment_bytes.is_multiple_of(4096) {
         add(found, "storage.segment_bytes", "is no multiple of 4096");
     }
-    let least = 2 * (limits.request_bytes_max.max(BATCH_BYTES) + MESSAGE_EXTRA_BYTES);
+    let least = times(2, limits.request_bytes_max.max(BATCH_BYTES));
     if storage.segment_bytes < least {
         add(
             found,
@@ -276,14 +274,14 @@ fn storage(storage: &Storage, limits: &Limits, found: &mut Found) {
             ),
         );
     }
-    if storage.log_retain_bytes < 2 * storage.segment_bytes {
+    let least = storage.segment_bytes.saturating_mul(2);
+    if storage.log_retain_bytes < least {
         add(
             found,
             "storage.log_retain_bytes",
             format!(
-                "is {}: at least two segments ({})",
-                storage.log_retain_bytes,
-                2 * storage.segment_bytes
+                "is {}: at least two segments ({least})",
+                storage.log_retain_bytes
             ),
         );
     }
@@ -308,6 +306,16 @@ fn storage(storage: &Storage, limits: &Limits, found: &mut Found) {
         1 << 20,
         1 << 40,
     );
+    if storage.history_ms < HISTORY_MS_LEAST {
+        add(
+            found,
+            "storage.history_ms",
+            format!(
+                "is {}: at least {HISTORY_MS_LEAST}, or a write between two pages ends a scan (REVISION_COMPACTED)",
+                storage.history_ms
+            ),
+        );
+    }
     within(
         found,
         "storage.stall_limit_ms",
@@ -317,8 +325,16 @@ fn storage(storage: &Storage, limits: &Limits, found: &mut Found) {
     );
 }
 
+/// Room for so many messages that carry so many bytes.
+fn times(count: u64, bytes: u64) -> u64 {
+    bytes
+        .saturating_add(MESSAGE_EXTRA_BYTES)
+        .saturating_mul(count)
+}
+
 fn ipc(ipc: &Ipc, limits: &Limits, found: &mut Found) {
-    let least = 4 * (limits.request_bytes_max + MESSAGE_EXTRA_BYTES);
+    let least = times(4, limits.request_bytes_max);
+    let outcome = times(4, OUTCOME_BYTES);
     for (key, bytes) in [
         ("ipc.log_ring_bytes", ipc.log_ring_bytes),
         ("ipc.client_ring_bytes", ipc.client_ring_bytes),
@@ -330,21 +346,28 @@ fn ipc(ipc: &Ipc, limits: &Limits, found: &mut Found) {
             add(found, key, format!("is {bytes}: a power of two is wanted"));
         } else if key == "ipc.bulk_ring_bytes" {
             // Snapshots travel in small parts, but a pair travels whole.
-            let pair = (limits.key_bytes_max + limits.value_bytes_max).max(OUTCOME_BYTES);
-            let least = 4 * (pair + MESSAGE_EXTRA_BYTES);
+            let least = times(4, pair(limits).max(OUTCOME_BYTES));
             if bytes < least {
                 let what =
                     format!("is {bytes}: at least {least}, four times what the largest pair needs");
                 add(found, key, what);
             }
-        } else if matches!(key, "ipc.log_ring_bytes" | "ipc.client_ring_bytes")
-            && bytes < 4 * (OUTCOME_BYTES + MESSAGE_EXTRA_BYTES)
-        {
-            let least = 4 * (OUTCOME_BYTES + MESSAGE_EXTRA_BYTES);
+        } else if matches!(key, "ipc.log_ring_bytes" | "ipc.client_ring_bytes") && bytes < outcome {
             add(
                 found,
                 key,
-                format!("is {bytes}: at least {least}, four times what the largest outcome needs"),
+                format!(
+                    "is {bytes}: at least {outcome}, four times what the largest outcome needs"
+                ),
+            );
+        } else if key == "ipc.read_ring_bytes" && bytes < outcome {
+            // Smaller values may be allowed now than when the store was filled.
+            add(
+                found,
+                key,
+                format!(
+                    "is {bytes}: at least {outcome}, four times what a value needs that may be in the store"
+                ),
             );
         } else if bytes < least {
             add(
@@ -356,6 +379,11 @@ fn ipc(ipc: &Ipc, limits: &Limits, found: &mut Found) {
             within(found, key, bytes, 1 << 20, 4 << 30);
         }
     }
+}
+
+/// The largest key with the largest value.
+fn pair(limits: &Limits) -> u64 {
+    limits.key_bytes_max.saturating_add(limits.value_bytes_max)
 }
 
 fn limits(limits: &Limits, found: &mut Found) {
@@ -381,14 +409,14 @@ fn limits(limits: &Limits, found: &mut Found) {
         // What a frame between nodes carries, and what is around it.
         7 << 20,
     );
-    if limits.request_bytes_max < limits.key_bytes_max + limits.value_bytes_max {
+    let least = pair(limits);
+    if limits.request_bytes_max < least {
         add(
             found,
             "limits.request_bytes_max",
             format!(
-                "is {}: at least key_bytes_max and value_bytes_max together ({})",
-                limits.request_bytes_max,
-                limits.key_bytes_max + limits.value_bytes_max
+                "is {}: at least key_bytes_max and value_bytes_max together ({least})",
+                limits.request_bytes_max
             ),
         );
     }
@@ -438,7 +466,7 @@ fn limits(limits: &Limits, found: &mut Found) {
         found,
         "limits.timeout_ms_max",
         limits.timeout_ms_max,
-        100,
+        TIMEOUT_MS_LEAST,
         3_600_000,
     );
     within(
@@ -462,16 +490,19 @@ fn limits(limits: &Limits, found: &mut Found) {
         120_000,
         86_400_000,
     );
-    // A session that expires while a request still waits has forgotten what it answered.
-    if limits.session_ttl_ms < 2 * limits.timeout_ms_max {
-        add(
-            found,
-            "limits.session_ttl_ms",
-            format!(
-                "is {}: at least {}, twice limits.timeout_ms_max",
-                limits.session_ttl_ms,
-                2 * limits.timeout_ms_max
-            ),
-        );
+    // Both are kept for longer than any request waits. A session that expires before has forgotten what it answered; and what is sent again
+    // under a key that has expired meanwhile takes effect twice.
+    let least = limits.timeout_ms_max.saturating_mul(2);
+    for (key, kept_ms) in [
+        ("limits.idempotency_ttl_ms", limits.idempotency_ttl_ms),
+        ("limits.session_ttl_ms", limits.session_ttl_ms),
+    ] {
+        if kept_ms < least {
+            add(
+                found,
+                key,
+                format!("is {kept_ms}: at least {least}, twice limits.timeout_ms_max"),
+            );
+        }
     }
 }

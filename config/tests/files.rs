@@ -74,6 +74,146 @@ node_id = \"x\"
 }
 
 #[test]
+fn peers_without_enabled_are_no_node_alone() {
+    let peers = "[cluster]\nnode_id = \"node1\"\npeers = [\"192.168.1.11:7001\"]\n";
+    for text in [peers.to_owned(), format!("{peers}enabled = false\n")] {
+        let told = faults(&text);
+        assert!(
+            told.contains("cluster.enabled: is not true, and cluster.peers lists nodes"),
+            "{told}"
+        );
+    }
+    assert!(parse(&format!("{peers}enabled = true\n"), "x").is_ok());
+}
+
+#[test]
+fn only_a_cluster_of_one_machine_is_on_loopback() {
+    let cluster = |server: &str, peers: &str| {
+        format!("[server]\n{server}\n[cluster]\nenabled = true\npeers = [{peers}]\n")
+    };
+    let (own, far) = ("advertise_addr = \"127.0.0.1\"", "\"192.168.1.11:7001\"");
+    for (server, peers) in [
+        (own, "\"127.0.0.2:7001\", \"127.0.0.3:7001\""),
+        (own, "\"localhost:7002\", \"[::1]:7003\""),
+        ("listen_addr = \"127.0.0.1\"", "\"127.0.0.2:7001\""),
+        // What a name leads to is looked up at the start.
+        (own, "\"db2.example:7001\""),
+        ("advertise_addr = \"192.168.1.10\"", far),
+        // Behind a proxy.
+        (
+            "listen_addr = \"127.0.0.1\"\nadvertise_addr = \"192.168.1.10\"",
+            far,
+        ),
+    ] {
+        let text = cluster(server, peers);
+        assert!(parse(&text, "x").is_ok(), "{}", faults(&text));
+    }
+    for (server, peers, wrong) in [
+        (
+            own,
+            far.to_owned(),
+            "maree-db.toml:2: server.advertise_addr: is '127.0.0.1'",
+        ),
+        (
+            "listen_addr = \"127.0.0.1\"",
+            far.to_owned(),
+            "maree-db.toml:2: server.listen_addr: is '127.0.0.1'",
+        ),
+        (
+            "",
+            format!("\"localhost:7001\", {far}"),
+            "maree-db.toml:5: cluster.peers: 'localhost:7001' is each machine itself",
+        ),
+        (
+            "",
+            format!("{far}, \"[::1]:7001\""),
+            "maree-db.toml:5: cluster.peers: '[::1]:7001' is each machine itself",
+        ),
+    ] {
+        let told = faults(&cluster(server, &peers));
+        assert!(told.starts_with(wrong), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+}
+
+#[test]
+fn values_that_would_be_found_out_while_the_node_runs_are_refused() {
+    for (section, line, why) in [
+        (
+            "cluster",
+            "enabled = true\nconsensus_port = 0",
+            "is 0: from 1",
+        ),
+        (
+            "cluster",
+            "enabled = true\npeers = [\"192.168.1.1111:7001\"]",
+            "is no IPv4 address",
+        ),
+        (
+            "cluster",
+            "enabled = true\npeers = [\"0.0.0.0:7001\"]",
+            "is no address that others can reach",
+        ),
+        ("storage", "history_ms = 0", "is 0: at least 1000"),
+        (
+            "ipc",
+            "read_ring_bytes = 4194304",
+            "is 4194304: at least 6815744",
+        ),
+        (
+            "limits",
+            "timeout_ms_max = 4500",
+            "is 4500: from 5000 to 3600000",
+        ),
+        (
+            "limits",
+            "idempotency_ttl_ms = 119999",
+            "is 119999: at least 120000, twice limits.timeout_ms_max",
+        ),
+        (
+            "limits",
+            "session_ttl_ms = 600000\ntimeout_ms_max = 300001\nidempotency_ttl_ms = 900000",
+            "is 600000: at least 600002, twice limits.timeout_ms_max",
+        ),
+        ("log", "level = \"warning\"", "'warning' is no level"),
+    ] {
+        let smaller = "[limits]\nvalue_bytes_max = 65536\nrequest_bytes_max = 131072\n";
+        let limits = if section == "ipc" { smaller } else { "" };
+        let told = faults(&format!("{limits}[{section}]\n{line}\n"));
+        assert!(told.contains(why), "{line}: {told}");
+    }
+    for text in [
+        "[cluster]\nconsensus_port = 0\n",
+        "[limits]\nidempotency_ttl_ms = 120000\n",
+        "[limits]\ntimeout_ms_max = 5000\nidempotency_ttl_ms = 10000\n",
+        "[storage]\nhistory_ms = 1000\n",
+        "[ipc]\nread_ring_bytes = 16777216\n",
+    ] {
+        assert!(parse(text, "x").is_ok(), "{}", faults(text));
+    }
+}
+
+#[test]
+fn no_number_is_too_large_to_be_judged() {
+    let most = i64::MAX;
+    let text = format!(
+        "[cluster]\nenabled = true\nheartbeat_ms = {most}\n\
+         [storage]\nsegment_bytes = {most}\n\
+         [limits]\nkey_bytes_max = {most}\nvalue_bytes_max = {most}\nrequest_bytes_max = {most}\ntimeout_ms_max = {most}\n"
+    );
+    let told = faults(&text);
+    for key in [
+        "cluster.election_timeout_min_ms",
+        "storage.log_retain_bytes",
+        "ipc.bulk_ring_bytes",
+        "limits.request_bytes_max",
+        "limits.session_ttl_ms",
+    ] {
+        assert!(told.contains(&format!(" {key}: is ")), "{key}: {told}");
+    }
+}
+
+#[test]
 fn syntax_has_a_line_too() {
     let text = faults("[server]\nrest_port = = 1\n");
     assert!(text.starts_with("maree-db.toml:2: "), "{text}");

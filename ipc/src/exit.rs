@@ -100,7 +100,7 @@ impl ExitCode {
             ExitCode::Done => "stopped as asked",
             ExitCode::Failed => "failed for a reason that the log tells",
             ExitCode::Usage => "wrong command line arguments",
-            ExitCode::Unavailable => "a port is taken by another process",
+            ExitCode::Unavailable => "a port or an address cannot be had",
             ExitCode::Internal => "a broken invariant: a fault of the program",
             ExitCode::OsUnfit => "the machine lacks io_uring or lockable memory",
             ExitCode::CannotCreate => "the data directory cannot be made",
@@ -123,7 +123,7 @@ impl ExitCode {
             ExitCode::Failed => "read the last lines of the journal: journalctl -u mareedb -n 50",
             ExitCode::Usage => "see maree-db-server --help",
             ExitCode::Unavailable => {
-                "stop the process that the message names, or change rest_port or consensus_port"
+                "do what the message says: free the port, or correct server.listen_addr or server.advertise_addr"
             }
             ExitCode::Internal => {
                 "report it with the last words from the journal; the node restarts by itself"
@@ -139,7 +139,9 @@ impl ExitCode {
             ExitCode::LinkCorrupt => {
                 "none needed: both ends restart over a new link; report it if it repeats"
             }
-            ExitCode::NoPermission => "run it as the owner of server.data_dir",
+            ExitCode::NoPermission => {
+                "run it as the owner of server.data_dir; ports below 1024 need CAP_NET_BIND_SERVICE"
+            }
             ExitCode::Config => "correct what maree-db-server --check lists",
             ExitCode::CrashLoop => "see docs/runbooks/crash-loop.md",
             ExitCode::LogDamaged => {

@@ -25,7 +25,7 @@ pub static ALLOCATOR_CONFIG: &[u8] =
 // A build of the whole workspace turns the simulation's switches on in the daemons; such a build is for tests.
 const _: () = assert!(
     !mareedb_ipc::world::SIMULATED || cfg!(debug_assertions),
-    "build the server without the simulation: cargo build --release -p mareedb-server"
+    "build the server without the simulation: cargo build --release -p maree-db-server"
 );
 
 /// The program.

@@ -2,13 +2,14 @@
 //!
 //! `advertise_addr`, else a specific `listen_addr`, else the entry of `peers` that is this machine's, else the source address toward the
 //! peers if it is the same for all and no loopback. Members dial each other by what is found here, so a guess that may be wrong is an
-//! error with its way out. consensusd has no sockets and finds the result in the configuration that it inherits.
+//! error with its way out, and so is an address on loopback unless all peers are there. consensusd has no sockets and finds the result in
+//! the configuration that it inherits.
 
 use crate::fault::{StartError, StartFault};
 use crate::names::{Found, look_up};
 use crate::patience::{Attempt, wait_for};
 use crate::signals::Signals;
-use mareedb_config::Config;
+use mareedb_config::{Config, is_loopback};
 use mareedb_ipc::ExitCode;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::SockaddrStorage;
@@ -70,7 +71,7 @@ pub(crate) fn find(
     signals: &Signals,
 ) -> Result<String, StartError> {
     let began = Instant::now();
-    let hosts: Vec<&str> = if asks_peers(config) {
+    let hosts: Vec<&str> = if named(config).is_none_or(is_loopback) {
         peers(config).map(|(host, _)| host).collect()
     } else {
         Vec::new()
@@ -87,10 +88,16 @@ pub(crate) fn find(
     })
 }
 
-/// Whether the settings leave it to the peers what the address is.
-fn asks_peers(config: &Config) -> bool {
-    let listen = bare(&config.server.listen_addr).parse::<IpAddr>();
-    config.server.advertise_addr.is_none() && listen.is_ok_and(|address| address.is_unspecified())
+/// The address that the settings name; `None`: they leave it to the peers what it is.
+fn named(config: &Config) -> Option<&str> {
+    if let Some(address) = &config.server.advertise_addr {
+        return Some(bare(address));
+    }
+    let listen = bare(&config.server.listen_addr);
+    let any = listen
+        .parse::<IpAddr>()
+        .is_ok_and(|address| address.is_unspecified());
+    (!any).then_some(listen)
 }
 
 /// Host and port of each entry of `cluster.peers`.
@@ -101,18 +108,18 @@ fn peers(config: &Config) -> impl Iterator<Item = (&str, u16)> {
     })
 }
 
+/// An entry of `cluster.peers`: its host, its port, and the addresses that the host has here.
+type Peer<'a> = (&'a str, u16, Vec<IpAddr>);
+
 /// The rules, once.
 pub fn advertised(config: &Config, network: &impl Network) -> Result<String, StartFault> {
-    if let Some(address) = &config.server.advertise_addr {
-        return Ok(bare(address).to_owned());
-    }
-    if !asks_peers(config) {
-        return Ok(bare(&config.server.listen_addr).to_owned());
-    }
     let cluster = &config.cluster;
-    let peers: Vec<(&str, u16, Vec<IpAddr>)> = peers(config)
+    let peers: Vec<Peer<'_>> = peers(config)
         .map(|(host, port)| (host, port, network.resolve(host)))
         .collect();
+    if let Some(host) = named(config) {
+        return reached_at(host, &peers);
+    }
     let own: Vec<&str> = peers
         .iter()
         .filter(|(_, port, addresses)| {
@@ -121,7 +128,7 @@ pub fn advertised(config: &Config, network: &impl Network) -> Result<String, Sta
         .map(|(host, ..)| *host)
         .collect();
     if let [host] = own[..] {
-        return Ok(host.to_owned());
+        return reached_at(host, &peers);
     }
     if own.len() > 1 {
         let why = format!(
@@ -156,6 +163,30 @@ pub fn advertised(config: &Config, network: &impl Network) -> Result<String, Sta
                 .collect::<Vec<_>>()
                 .join(", ")
         ))),
+    }
+}
+
+/// This host, unless it would lead other machines to themselves: each would take its own answer for this node's.
+fn reached_at(host: &str, peers: &[Peer<'_>]) -> Result<String, StartFault> {
+    // A name may be a loopback address to its own machine and another one to all others: then it is a good one.
+    let is_elsewhere = |(peer, _, addresses): &&Peer<'_>| {
+        let here = !addresses.is_empty()
+            && addresses
+                .iter()
+                .all(|address| address.to_canonical().is_loopback());
+        !here && !is_loopback(peer)
+    };
+    match peers.iter().find(is_elsewhere) {
+        Some((other, ..)) if is_loopback(host) => Err(StartFault {
+            // Not Config, as below: whether a name is of this machine is not known before it can be looked up.
+            code: ExitCode::Unavailable,
+            what: format!("other nodes cannot reach this one at {host}"),
+            why: format!("that is each machine itself, and {other} of cluster.peers is another one"),
+            remedy: "set server.advertise_addr to the address of this machine that the others dial, and list this node in \
+                     cluster.peers by that address or not at all"
+                .to_owned(),
+        }),
+        _ => Ok(host.to_owned()),
     }
 }
 
@@ -195,6 +226,9 @@ mod tests {
         fn resolve(&self, host: &str) -> Vec<IpAddr> {
             match host {
                 "self.example" => vec!["10.0.0.1".parse().unwrap()],
+                "db2.example" => vec!["10.0.0.2".parse().unwrap()],
+                "here.example" => vec!["127.0.0.2".parse().unwrap()],
+                "localhost" => vec!["127.0.0.1".parse().unwrap()],
                 "lost.example" => vec![],
                 _ => host.parse().into_iter().collect(),
             }
@@ -231,9 +265,42 @@ mod tests {
         });
         assert_eq!(set.unwrap(), "db1.example");
         let listens = find(&["10.0.0.2:7001"], |c| {
-            c.server.listen_addr = "127.0.0.3".into();
+            c.server.listen_addr = "10.0.0.3".into();
         });
-        assert_eq!(listens.unwrap(), "127.0.0.3");
+        assert_eq!(listens.unwrap(), "10.0.0.3");
+    }
+
+    #[test]
+    fn loopback_is_for_clusters_of_one_machine() {
+        let advertise = |address: &'static str| {
+            move |c: &mut Config| c.server.advertise_addr = Some(address.into())
+        };
+        let listen = |c: &mut Config| c.server.listen_addr = "127.0.0.3".into();
+        let all_here = ["127.0.0.1:7001", "127.0.0.2:7001", "here.example:7001"];
+        assert_eq!(find(&all_here, listen).unwrap(), "127.0.0.3");
+        assert_eq!(
+            find(&all_here, advertise("127.0.0.1")).unwrap(),
+            "127.0.0.1"
+        );
+        assert_eq!(find(&[], advertise("::1")).unwrap(), "::1");
+        // Other ports of this machine.
+        let ports = ["localhost:7001", "localhost:7002", "127.0.0.1:7003"];
+        assert_eq!(find(&ports, |_| ()).unwrap(), "localhost");
+        for other in ["10.0.0.2:7001", "db2.example:7001", "lost.example:7001"] {
+            for own in ["localhost:7001", "127.0.0.1:7001"] {
+                let why = find(&[own, other], |_| ()).unwrap_err();
+                assert!(why.contains("each machine itself"), "{own}, {other}: {why}");
+            }
+            for why in [
+                find(&[other], listen).unwrap_err(),
+                find(&["127.0.0.2:7001", other], advertise("127.0.0.1")).unwrap_err(),
+            ] {
+                assert!(why.contains("each machine itself"), "{other}: {why}");
+            }
+        }
+        // The own name is one of loopback addresses in some distributions' /etc/hosts; to the others it is not.
+        let name = find(&["here.example:7001", "10.0.0.2:7001"], |_| ());
+        assert_eq!(name.unwrap(), "here.example");
     }
 
     #[test]

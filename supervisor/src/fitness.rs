@@ -54,7 +54,7 @@ fn memlock_fault(shards: u16, needed: u64, have: u64) -> StartFault {
             have >> 10
         ),
         remedy: "set LimitMEMLOCK=64M in the unit (packaging/mareedb.service does), `ulimit -Hl` in a shell, or \
-                 --ulimit memlock=67108864 in Docker; or lower storage.shards"
+                 --ulimit memlock=67108864 in Docker"
             .to_owned(),
     }
 }

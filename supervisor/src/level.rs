@@ -4,6 +4,7 @@
 //! restarted after a reload speaks at the same level as the others. Only the supervisor writes, and it sends SIGHUP afterwards: a
 //! starting daemon that read half a text reads again.
 
+use mareedb_config::LEVEL_BYTES_MAX;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::File;
 use std::io;
@@ -12,8 +13,6 @@ use std::os::unix::fs::FileExt;
 
 /// Names the inherited descriptor.
 pub const LEVEL_FD: &str = "MAREEDB_LOG_LEVEL_FD";
-/// Longest filter text; longer ones are cut, which no filter parser would accept, and so refused.
-const TEXT_BYTES_MAX: usize = 1024;
 
 /// The shared level.
 #[derive(Debug)]
@@ -40,17 +39,23 @@ impl SharedLevel {
         Some(SharedLevel { file })
     }
 
-    /// Replaces the text.
+    /// Replaces the text. One that has no room, or a zero in it, would be read as another: no configuration has such a one.
     pub fn set(&self, text: &str) -> io::Result<()> {
-        let mut bytes = [0u8; TEXT_BYTES_MAX];
-        let length = text.len().min(TEXT_BYTES_MAX);
-        bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+        if text.len() > LEVEL_BYTES_MAX || text.contains('\0') {
+            let why = format!(
+                "log.level has {} bytes: at most {LEVEL_BYTES_MAX}, without zeros",
+                text.len()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        let mut bytes = [0u8; LEVEL_BYTES_MAX];
+        bytes[..text.len()].copy_from_slice(text.as_bytes());
         self.file.write_all_at(&bytes, 0)
     }
 
     /// The text.
     pub fn get(&self) -> io::Result<String> {
-        let mut bytes = [0u8; TEXT_BYTES_MAX];
+        let mut bytes = [0u8; LEVEL_BYTES_MAX];
         self.file.read_exact_at(&mut bytes, 0)?;
         let length = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
         String::from_utf8(bytes[..length].to_vec())
@@ -73,5 +78,16 @@ mod tests {
         assert_eq!(level.get().unwrap(), "info,mareedb_consensusd=debug");
         level.set("warn").unwrap();
         assert_eq!(level.get().unwrap(), "warn");
+    }
+
+    #[test]
+    fn what_would_be_read_as_another_text_is_refused() {
+        let longest = "x".repeat(LEVEL_BYTES_MAX);
+        let level = SharedLevel::new(&longest).unwrap();
+        for bad in [format!("{longest}x"), "info,a\0=debug".to_owned()] {
+            let error = level.set(&bad).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
+        assert_eq!(level.get().unwrap(), longest);
     }
 }

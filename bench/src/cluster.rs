@@ -2,19 +2,23 @@
 //! what it started.
 //!
 //! Invariant: only processes that this value started are ever signalled, by pid. Dropping it kills what still runs: the
-//! supervisors, and with them their daemons (PDEATHSIG).
+//! supervisors, and with them their daemons (PDEATHSIG). So does the end of this process, however it ends.
 
 use crate::http::Client;
+use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid, getppid};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// A daemon's name as its `comm` shows it.
@@ -282,14 +286,13 @@ impl Node {
                 command
             }
         };
-        let child = command
+        command
             .arg("--config")
             .arg(&self.config)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        self.child = Some(child);
+            .stderr(log);
+        self.child = Some(spawn_bound(command)?);
         Ok(())
     }
 
@@ -440,6 +443,57 @@ impl Drop for Node {
     }
 }
 
+/// A command to start, and whom to tell.
+type Order = (Command, mpsc::Sender<io::Result<Child>>);
+
+/// Starts a process that is killed when this one ends, and that is in a process group of its own: Ctrl-C in a terminal is for this
+/// process, which stops the others in its own way.
+///
+/// # Errors
+/// It cannot be started.
+pub fn spawn_bound(mut command: Command) -> io::Result<Child> {
+    let parent = getpid();
+    command.process_group(0);
+    // SAFETY: between fork and exec this makes two system calls; it neither allocates nor takes a lock.
+    unsafe {
+        command.pre_exec(move || {
+            set_pdeathsig(Signal::SIGKILL)?;
+            // The parent may have ended before; then no signal comes any more.
+            if getppid() == parent {
+                Ok(())
+            } else {
+                Err(io::Error::from_raw_os_error(libc::ESRCH))
+            }
+        });
+    }
+    let (answer, started) = mpsc::channel();
+    let gone = "the thread that starts processes has ended";
+    spawner()?
+        .send((command, answer))
+        .map_err(|_| io::Error::other(gone))?;
+    started.recv().map_err(|_| io::Error::other(gone))?
+}
+
+/// The thread that starts all processes. PDEATHSIG is about the thread that forked, not its process; a test's thread ends, and so does a
+/// worker of tokio that was blocked in place. This one never does.
+fn spawner() -> io::Result<&'static mpsc::Sender<Order>> {
+    static SPAWNER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
+    if let Some(spawner) = SPAWNER.get() {
+        return Ok(spawner);
+    }
+    let (orders, queue) = mpsc::channel::<Order>();
+    std::thread::Builder::new()
+        .name("spawner".into())
+        .spawn(move || {
+            for (mut command, answer) in queue {
+                // Whoever asked waits for it.
+                let _ = answer.send(command.spawn());
+            }
+        })?;
+    // Of two at once the second one's thread ends with its sender, unused.
+    Ok(SPAWNER.get_or_init(|| orders))
+}
+
 /// The child of `parent` whose `comm` is `name`; zombies do not count.
 fn child_named(parent: u32, name: &str) -> Option<u32> {
     for process in fs::read_dir("/proc").ok()?.flatten() {
@@ -487,5 +541,35 @@ pub fn sibling_executable(name: &str) -> io::Result<PathBuf> {
             io::ErrorKind::NotFound,
             format!("{} is not built: run `cargo build`", path.display()),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_outlives_the_thread_that_asked_for_it_in_a_group_of_its_own() {
+        let asked = std::thread::spawn(|| {
+            let mut command = Command::new("sleep");
+            command.arg("600").stdin(Stdio::null());
+            spawn_bound(command)
+        });
+        let mut child = asked.join().unwrap().unwrap();
+        let pid = to_pid(child.id());
+        let group = nix::unistd::getpgid(Some(pid)).unwrap();
+        // A signal of the thread's end would come at once.
+        std::thread::sleep(Duration::from_millis(100));
+        let lives = child.try_wait().unwrap().is_none();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(lives);
+        assert_eq!(group, pid);
+    }
+
+    #[test]
+    fn what_cannot_be_started_is_told() {
+        let missing = spawn_bound(Command::new("/nonexistent/maree-db-server"));
+        assert_eq!(missing.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

@@ -1,31 +1,36 @@
 //! `./demo`: three real nodes on this machine, used, hurt, and used again.
 
 use crate::cluster::{Cluster, DAEMONS, GRPC_PORT, Options, REST_PORT, sibling_executable};
+use crate::directory::claim;
 use crate::failover::{Blow, Place, Round, strike};
 use crate::load::{Load, Plan, Verdict, check};
 use crate::preflight;
+use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// Where the nodes are unless something else is asked for.
+const BASE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 0);
+
 /// Options of the demo.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The nodes listen on the three addresses that follow this one.
-    #[arg(long, default_value = "127.0.0.0")]
+    #[arg(long, default_value_t = BASE)]
     pub base: Ipv4Addr,
     /// End when everything was shown, instead of staying up until Ctrl-C.
     #[arg(long)]
     pub exit: bool,
-    /// Directory for configurations, data and logs; made anew.
-    #[arg(long, default_value = "target/demo")]
-    pub dir: PathBuf,
+    /// Directory for configurations, data and logs, made anew; target/demo, or with another base target/demo-BASE.
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
     /// Build the executables of the nodes first.
     #[arg(long, hide = true)]
     pub build: bool,
     /// Writes a second while daemons are killed.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: u32,
 }
 
@@ -48,13 +53,13 @@ pub async fn run(args: &Args) -> Result<(), String> {
 
     let server = sibling_executable("maree-db-server").map_err(|error| error.to_string())?;
     let cli = sibling_executable("maree-db-cli").map_err(|error| error.to_string())?;
-    fresh_directory(&args.dir)?;
-    let dir = std::path::absolute(&args.dir).map_err(|error| error.to_string())?;
+    // After the look at the ports: nodes that still run there may have their data there, too.
+    let claim = claim(&directory(args))?;
     step("Starting three nodes");
     let began = Instant::now();
     let mut cluster = Cluster::prepare(&Options {
         server,
-        dir,
+        dir: claim.dir().to_owned(),
         hosts,
         config: String::new(),
     })
@@ -71,11 +76,11 @@ pub async fn run(args: &Args) -> Result<(), String> {
             node.config.display()
         );
     }
-    let shown = tokio::select! {
-        shown = show(args, &cluster, &cli, began) => Some(shown),
-        () = interrupted() => None,
+    let mut interruption = std::pin::pin!(interrupted());
+    let outcome = tokio::select! {
+        shown = show(args, &cluster, &cli, began) => shown,
+        () = &mut interruption => Err("interrupted".into()),
     };
-    let outcome = shown.unwrap_or_else(|| Err("interrupted".into()));
     if outcome.is_ok() && !args.exit {
         println!("\nThe cluster stays up. Ctrl-C stops it. Try:");
         println!("  curl http://{}/v1/cluster", cluster.nodes[0].rest());
@@ -85,28 +90,57 @@ pub async fn run(args: &Args) -> Result<(), String> {
             cluster.nodes[0].grpc()
         );
         println!("  a browser: http://{}/cluster", cluster.nodes[0].rest());
-        interrupted().await;
-        println!();
+        interruption.await;
     }
-    step("Stopping");
+    say("\n== Stopping");
     cluster
         .stop_all(Duration::from_secs(20))
         .map_err(|error| error.to_string())?;
-    println!(
+    say(&format!(
         "  all nodes stopped; logs and data are under {}",
-        args.dir.display()
-    );
+        claim.dir().display()
+    ));
     outcome
 }
 
-/// Ends at Ctrl-C or SIGTERM.
-async fn interrupted() {
+/// Ends at Ctrl-C, SIGTERM, and when the terminal is closed. From its first poll on these signals end nothing else in this process.
+///
+/// # Panics
+/// Handlers cannot be set.
+pub async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut end = signal(SignalKind::terminate()).expect("signal handlers can be set");
+    let handle = |kind| signal(kind).expect("signal handlers can be set");
+    let mut interrupt = handle(SignalKind::interrupt());
+    let mut terminate = handle(SignalKind::terminate());
+    let mut hangup = (!ignores_hangup()).then(|| handle(SignalKind::hangup()));
+    let hung_up = async {
+        match &mut hangup {
+            Some(hangup) => {
+                hangup.recv().await;
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = end.recv() => {}
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        () = hung_up => {}
     }
+}
+
+/// Whether who started this process had it go on without its terminal, as nohup does.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // The lowest bit is signal 1, which is SIGHUP.
+    ignored
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
+}
+
+/// Prints a line, also to a terminal that is gone: nodes have to be stopped all the same.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Builds what the nodes run, in the profile that this executable was built with.
@@ -147,22 +181,13 @@ fn hosts(base: Ipv4Addr) -> Result<Vec<Ipv4Addr>, String> {
     Ok((1..=3).map(|n| Ipv4Addr::new(a, b, c, last + n)).collect())
 }
 
-/// Makes `dir` anew, but never deletes what no demo has made.
-fn fresh_directory(dir: &std::path::Path) -> Result<(), String> {
-    let marker = dir.join("made-by-demo");
-    let told = |error: std::io::Error| format!("{}: {error}", dir.display());
-    if dir.exists() {
-        let empty = std::fs::read_dir(dir).map_err(told)?.next().is_none();
-        if !empty && !marker.exists() {
-            return Err(format!(
-                "{} holds files that no demo made: name another directory with --dir",
-                dir.display()
-            ));
-        }
-        std::fs::remove_dir_all(dir).map_err(told)?;
+/// Two demos at once have different bases, so that they have different directories, too.
+fn directory(args: &Args) -> PathBuf {
+    match &args.dir {
+        Some(dir) => dir.clone(),
+        None if args.base == BASE => PathBuf::from("target/demo"),
+        None => PathBuf::from(format!("target/demo-{}", args.base)),
     }
-    std::fs::create_dir_all(dir).map_err(told)?;
-    std::fs::write(marker, "").map_err(told)
 }
 
 #[allow(clippy::print_stdout, reason = "its output is its purpose")]
@@ -324,15 +349,23 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_of_somebody_else_is_not_deleted() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("precious"), "x").unwrap();
-        assert!(fresh_directory(dir.path()).is_err());
-        assert!(dir.path().join("precious").exists());
-        let own = dir.path().join("own");
-        fresh_directory(&own).unwrap();
-        std::fs::write(own.join("left"), "x").unwrap();
-        fresh_directory(&own).unwrap();
-        assert!(!own.join("left").exists());
+    fn a_demo_that_is_moved_has_another_directory() {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            args: Args,
+        }
+        let of = |options: &[&str]| {
+            let cli: Cli = clap::Parser::parse_from([&["demo"], options].concat());
+            directory(&cli.args)
+        };
+        assert_eq!(of(&[]), PathBuf::from("target/demo"));
+        assert_eq!(of(&["--base", "127.0.0.0"]), PathBuf::from("target/demo"));
+        let moved = of(&["--base", "127.0.77.0"]);
+        assert_eq!(moved, PathBuf::from("target/demo-127.0.77.0"));
+        let named = of(&["--base", "127.0.77.0", "--dir", "x"]);
+        assert_eq!(named, PathBuf::from("x"));
+        let none = <Cli as clap::Parser>::try_parse_from(["demo", "--rate", "0"]);
+        assert!(none.is_err());
     }
 }

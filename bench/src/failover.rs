@@ -1,7 +1,7 @@
 //! Kills daemons under load, round by round, and says what the clients saw.
 
 use crate::cluster::{Cluster, DaemonName};
-use crate::load::{Load, number};
+use crate::load::{Load, Plan, micros, number};
 use nix::sys::signal::Signal;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -25,7 +25,8 @@ pub struct Round {
     pub place: Place,
     /// The node's name.
     pub node: String,
-    /// Longest delay of each client, in microseconds, from the kill to the end of the round.
+    /// Longest delay of each client, in microseconds, from the kill to the end of the round; a write that still waits then counts with
+    /// the time that it has waited.
     pub stalls_us: Vec<u64>,
     /// Failed requests in the round.
     pub failed: usize,
@@ -89,6 +90,37 @@ async fn settled(cluster: &Cluster, load: &Load, limit: Duration) -> Result<(), 
     }
 }
 
+/// Writes that each client gets acknowledged after a blow before its round is over: as many as are due in ten seconds, but two to eight.
+fn writes_each(plan: &Plan) -> u64 {
+    (10 * u64::from(plan.rate) / plan.clients.max(1) as u64).clamp(2, 8)
+}
+
+/// Waits until each client that is `counted` has some more writes acknowledged, so that no write of the blow's time waits any more.
+/// A client that has ended with a failure is not waited for. Returns whether that was so before `end`.
+async fn flows(load: &Load, end: Instant, counted: impl Fn(usize) -> bool) -> bool {
+    let (before, more) = (load.by_client(), writes_each(load.plan()));
+    while !advanced(&before, &load.by_client(), more, &counted) {
+        if Instant::now() > end {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    true
+}
+
+fn advanced(
+    before: &[Option<u64>],
+    now: &[Option<u64>],
+    more: u64,
+    counted: impl Fn(usize) -> bool,
+) -> bool {
+    let mut clients = before.iter().zip(now).enumerate();
+    clients.all(|(client, both)| match both {
+        (Some(before), Some(now)) if counted(client) => *now >= before + more,
+        _ => true,
+    })
+}
+
 /// Brings down one daemon while `load` runs, and waits until it is back and the load flows.
 ///
 /// # Errors
@@ -123,24 +155,16 @@ pub async fn strike(
         .ok_or_else(|| format!("{}: {daemon} does not run", node.name))?;
     node.await_restart(daemon, pid, limit).await?;
     let restart_ms = u64::try_from(struck.elapsed().as_millis()).unwrap_or(u64::MAX);
-    // The round lasts until each client has had some more writes acknowledged, and at least 700 ms.
-    let target = load.acknowledged() + 8 * load.plan().clients as u64;
-    while load.acknowledged() < target && load.failed() == failed_before {
-        if struck.elapsed() > limit {
-            return Err(format!(
-                "writes do not flow {limit:?} after {daemon} of {} was struck\n{}",
-                node.name,
-                node.log_end()
-            ));
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+    // The round lasts at least 700 ms.
+    if !flows(load, struck + limit, |_| true).await {
+        return Err(format!(
+            "writes of all clients do not flow {limit:?} after {daemon} of {} was struck\n{}",
+            node.name,
+            node.log_end()
+        ));
     }
     tokio::time::sleep_until((struck + Duration::from_millis(700)).into()).await;
-    let stalls_us = load
-        .take_window()
-        .into_iter()
-        .map(|stall| u64::try_from(stall.as_micros()).unwrap_or(u64::MAX))
-        .collect();
+    let stalls_us = load.take_window().into_iter().map(micros).collect();
     cluster.await_healthy(limit).await?;
     let after = watcher.ask("/v1/cluster").await?;
     let status = node.ask("/v1/node").await?;
@@ -186,23 +210,20 @@ pub async fn strike_node(cluster: &mut Cluster, load: &Load) -> Result<Round, St
     cluster.nodes[at]
         .kill9()
         .map_err(|error| error.to_string())?;
-    let target = load.acknowledged() + 8 * load.plan().clients as u64;
-    while load.acknowledged() < target && load.failed() == failed_before {
-        if struck.elapsed() > limit {
-            return Err(format!(
-                "writes do not flow {limit:?} after {} was killed",
-                cluster.nodes[at].name
-            ));
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
     // Clients are spread over the nodes in turn; those of the dead one have nobody to ask.
+    let counted = |client: usize| client % count != at;
+    if !flows(load, struck + limit, counted).await {
+        return Err(format!(
+            "writes of the others' clients do not flow {limit:?} after {} was killed",
+            cluster.nodes[at].name
+        ));
+    }
     let stalls_us = load
         .take_window()
         .into_iter()
         .enumerate()
-        .filter(|(client, _)| client % count != at)
-        .map(|(_, stall)| u64::try_from(stall.as_micros()).unwrap_or(u64::MAX))
+        .filter(|(client, _)| counted(*client))
+        .map(|(_, stall)| micros(stall))
         .collect();
     let after = cluster.nodes[watcher].ask("/v1/cluster").await?;
     cluster.nodes[at]
@@ -234,4 +255,37 @@ pub fn stall_figures(rounds: &[&Round]) -> (f64, f64) {
     all.sort_unstable();
     let ms = |us: Option<&u64>| us.map_or(0.0, |us| *us as f64 / 1000.0);
     (ms(all.get(all.len() / 2)), ms(all.last()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_client_has_to_advance_but_those_that_ended_or_have_nobody_to_ask() {
+        let before = [Some(10), Some(20), None, Some(5)];
+        let all = |_| true;
+        let now = [Some(18), Some(100), None, Some(5)];
+        assert!(!advanced(&before, &now, 8, all), "the last one waits");
+        assert!(advanced(&before, &now, 8, |client| client != 3));
+        let ended = [Some(18), Some(28), None, None];
+        assert!(advanced(&before, &ended, 8, all));
+        let one_less = [Some(17), Some(28), None, None];
+        assert!(!advanced(&before, &one_less, 8, all));
+    }
+
+    #[test]
+    fn a_slow_load_makes_no_round_longer_than_its_limit() {
+        let plan = |clients, rate| Plan {
+            targets: Vec::new(),
+            clients,
+            rate,
+            value_bytes: 1,
+            prefix: String::new(),
+        };
+        assert_eq!(writes_each(&plan(12, 400)), 8);
+        assert_eq!(writes_each(&plan(6, 3)), 5);
+        assert_eq!(writes_each(&plan(6, 1)), 2);
+        assert_eq!(writes_each(&plan(0, 1)), 8);
+    }
 }

@@ -4,6 +4,7 @@
 
 pub mod cluster;
 pub mod demo;
+pub mod directory;
 pub mod failover;
 pub mod footprint;
 pub mod http;

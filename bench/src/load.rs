@@ -24,7 +24,7 @@ pub struct Plan {
     pub targets: Vec<SocketAddr>,
     /// Clients in all.
     pub clients: usize,
-    /// Writes a second, all clients together.
+    /// Writes a second, all clients together; at least one.
     pub rate: u32,
     /// Bytes of a value.
     pub value_bytes: usize,
@@ -35,6 +35,7 @@ pub struct Plan {
 /// A load that runs until it is stopped.
 pub struct Load {
     plan: Plan,
+    began: Instant,
     shared: Arc<Shared>,
     tasks: Vec<JoinHandle<u64>>,
 }
@@ -44,9 +45,50 @@ struct Shared {
     acknowledged: AtomicU64,
     retried: AtomicU64,
     failures: Mutex<Vec<String>>,
-    /// Since the last [`Load::take_window`]: for each client, its longest delay.
-    window: Vec<AtomicU64>,
+    clients: Vec<Progress>,
     latency_us: Mutex<Histogram<u64>>,
+}
+
+/// [`Progress::due_us`] of a client that has ended.
+const ENDED: u64 = u64::MAX;
+
+/// What a client is at. Times count from the beginning of the load.
+#[derive(Default)]
+struct Progress {
+    /// Of the write that is not acknowledged yet.
+    due_us: AtomicU64,
+    acknowledged: AtomicU64,
+    /// Longest delay of an acknowledged write since the last [`Progress::take`].
+    longest_us: AtomicU64,
+}
+
+impl Progress {
+    /// A write is due then, or was, and is the next to be acknowledged.
+    fn due(&self, due: Duration) {
+        self.due_us.store(micros(due), Ordering::Release);
+    }
+
+    /// The write was answered after so long; [`Progress::due`] or [`Progress::end`] follows.
+    fn answered(&self, delay_us: u64) {
+        self.longest_us.fetch_max(delay_us, Ordering::Relaxed);
+    }
+
+    /// No write follows.
+    fn end(&self) {
+        self.due_us.store(ENDED, Ordering::Release);
+    }
+
+    /// The longest delay since the last call, and begins anew. A write that still waits counts with its age.
+    fn take(&self, now: Duration) -> Duration {
+        // First: a write that is answered in between has been counted then.
+        let age = micros(now).saturating_sub(self.due_us.load(Ordering::Acquire));
+        Duration::from_micros(age.max(self.longest_us.swap(0, Ordering::Relaxed)))
+    }
+
+    fn acknowledged(&self) -> Option<u64> {
+        let ended = self.due_us.load(Ordering::Acquire) == ENDED;
+        (!ended).then(|| self.acknowledged.load(Ordering::Relaxed))
+    }
 }
 
 /// What a load did in all.
@@ -83,7 +125,7 @@ impl Load {
             acknowledged: AtomicU64::new(0),
             retried: AtomicU64::new(0),
             failures: Mutex::new(Vec::new()),
-            window: (0..plan.clients).map(|_| AtomicU64::new(0)).collect(),
+            clients: (0..plan.clients).map(|_| Progress::default()).collect(),
             latency_us: Mutex::new(histogram()),
         });
         let began = Instant::now();
@@ -92,6 +134,7 @@ impl Load {
             .collect();
         Load {
             plan,
+            began,
             shared,
             tasks,
         }
@@ -107,13 +150,18 @@ impl Load {
         self.shared.failures.lock().expect("not poisoned").len()
     }
 
-    /// The longest delay of each client since the last call, and begins anew.
+    /// Acknowledged writes of each client so far; `None`: it has ended with a failure.
+    pub fn by_client(&self) -> Vec<Option<u64>> {
+        let clients = self.shared.clients.iter();
+        clients.map(Progress::acknowledged).collect()
+    }
+
+    /// The longest delay of each client since the last call, and begins anew. A write that still waits counts with the time that it has
+    /// waited so far, and again once it is acknowledged.
     pub fn take_window(&self) -> Vec<Duration> {
-        self.shared
-            .window
-            .iter()
-            .map(|longest| Duration::from_micros(longest.swap(0, Ordering::Relaxed)))
-            .collect()
+        let now = self.began.elapsed();
+        let clients = self.shared.clients.iter();
+        clients.map(|client| client.take(now)).collect()
     }
 
     /// Stops the clients after the writes that they are at.
@@ -144,6 +192,10 @@ pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 120_000_000, 3).expect("constant bounds are valid")
 }
 
+pub(crate) fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 fn key(plan: &Plan, client: usize, number: u64) -> String {
     format!("{}{client:03}-{number:08}", plan.prefix)
 }
@@ -159,16 +211,19 @@ async fn run(plan: Plan, client: usize, began: Instant, shared: Arc<Shared>) -> 
     let interval = Duration::from_secs_f64(plan.clients as f64 / f64::from(plan.rate));
     let offset = interval.mul_f64(client as f64 / plan.clients as f64);
     let mut connection = Client::new(plan.targets[client % plan.targets.len()]);
+    let progress = &shared.clients[client];
     let mut number = 0u64;
     loop {
-        let due = began + offset + interval.mul_f64(number as f64);
+        let after = offset + interval.mul_f64(number as f64);
+        progress.due(after);
+        let due = began + after;
         tokio::time::sleep_until(due.into()).await;
         if shared.stop.load(Ordering::Relaxed) {
             return number;
         }
         let written = write(&plan, client, number, &mut connection, &shared).await;
-        let delay = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
-        shared.window[client].fetch_max(delay, Ordering::Relaxed);
+        let delay = micros(due.elapsed());
+        progress.answered(delay);
         shared
             .latency_us
             .lock()
@@ -177,11 +232,13 @@ async fn run(plan: Plan, client: usize, began: Instant, shared: Arc<Shared>) -> 
         match written {
             Ok(()) => {
                 shared.acknowledged.fetch_add(1, Ordering::Relaxed);
+                progress.acknowledged.fetch_add(1, Ordering::Relaxed);
                 number += 1;
             }
             Err(why) => {
-                let mut failures = shared.failures.lock().expect("not poisoned");
-                failures.push(why);
+                shared.failures.lock().expect("not poisoned").push(why);
+                // After the failure can be seen: who sees an end looks for its reason.
+                progress.end();
                 // The key's fate is unknown, so that the client's count of acknowledged keys ends here.
                 return number;
             }
@@ -329,5 +386,26 @@ mod tests {
         };
         assert_ne!(key(&plan, 1, 11), key(&plan, 11, 1));
         assert_eq!(value(&plan, 0, 0).len(), 16);
+    }
+
+    #[test]
+    fn a_write_that_still_waits_counts_with_its_age() {
+        let ms = Duration::from_millis;
+        let client = Progress::default();
+        client.due(ms(10));
+        assert_eq!(client.take(ms(5)), ms(0), "not due yet");
+        assert_eq!(client.take(ms(110)), ms(100));
+        client.answered(micros(ms(150)));
+        client.due(ms(43));
+        assert_eq!(client.take(ms(160)), ms(150), "longer than its successor");
+        assert_eq!(client.take(ms(160)), ms(117), "which waits, too");
+        client.answered(micros(ms(120)));
+        client.acknowledged.fetch_add(1, Ordering::Relaxed);
+        client.due(ms(1000));
+        assert_eq!(client.acknowledged(), Some(1));
+        client.end();
+        assert_eq!(client.acknowledged(), None);
+        assert_eq!(client.take(ms(5000)), ms(120));
+        assert_eq!(client.take(ms(5000)), ms(0), "nothing waits any more");
     }
 }

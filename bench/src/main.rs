@@ -1,6 +1,7 @@
 //! `maree-db-bench`: the demo and the measurements.
 
 use clap::{Parser, Subcommand};
+use mareedb_bench::demo::interrupted;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -43,14 +44,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // The demo stops its nodes gracefully by itself. What others have started ends with their future. Theirs is polled first: the build
+    // that they begin with does not wait for signals, so these end the process until then.
+    let stops_itself = matches!(cli.command, Command::Demo(_));
     let outcome = runtime.block_on(async {
-        match &cli.command {
-            Command::Demo(args) => mareedb_bench::demo::run(args).await,
-            Command::Failover(args) => mareedb_bench::rounds::run(args).await,
-            Command::System(args) => mareedb_bench::system::run(args).await,
-            Command::Footprint(args) => mareedb_bench::footprint::run(args).await,
-            Command::Overload(args) => mareedb_bench::overload::run(args).await,
-            Command::Stall(args) => mareedb_bench::stall::run(args).await,
+        tokio::select! {
+            biased;
+            done = run(&cli.command) => done,
+            () = interrupted(), if !stops_itself => Err("interrupted".to_owned()),
         }
     });
     match outcome {
@@ -59,5 +60,16 @@ fn main() -> ExitCode {
             eprintln!("error: {why}");
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn run(command: &Command) -> Result<(), String> {
+    match command {
+        Command::Demo(args) => mareedb_bench::demo::run(args).await,
+        Command::Failover(args) => mareedb_bench::rounds::run(args).await,
+        Command::System(args) => mareedb_bench::system::run(args).await,
+        Command::Footprint(args) => mareedb_bench::footprint::run(args).await,
+        Command::Overload(args) => mareedb_bench::overload::run(args).await,
+        Command::Stall(args) => mareedb_bench::stall::run(args).await,
     }
 }

@@ -2,8 +2,10 @@
 
 use crate::cluster::{Addresses, Cluster, DAEMONS, Options, sibling_executable};
 use crate::demo::table;
+use crate::directory::claim;
 use crate::failover::{Blow, Place, Round, stall_figures, strike, strike_node};
 use crate::load::{Load, Plan, check};
+use clap::builder::RangedU64ValueParser;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,13 +13,13 @@ use std::time::Duration;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Rounds; each kills every daemon once on the leader and once on a follower.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
     /// Writes a second.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: u32,
-    /// Clients, spread over the nodes.
-    #[arg(long, default_value_t = 12)]
+    /// Clients, spread over the nodes; each needs a write in ten seconds.
+    #[arg(long, default_value_t = 12, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub clients: usize,
     /// SIGSTOP instead of kill -9.
     #[arg(long)]
@@ -28,7 +30,7 @@ pub struct Args {
     /// Build the executables of the nodes first.
     #[arg(long, hide = true)]
     pub build: bool,
-    /// Directory for data and logs.
+    /// Directory for data and logs, made anew.
     #[arg(long, default_value = "target/failover")]
     pub dir: PathBuf,
     /// Writes all rounds as JSON to this file.
@@ -43,17 +45,20 @@ pub struct Args {
 #[allow(clippy::print_stdout, reason = "its output is its purpose")]
 pub async fn run(args: &Args) -> Result<(), String> {
     let told = |error: std::io::Error| error.to_string();
+    if u64::from(args.rate) * 10 < args.clients as u64 {
+        return Err(format!(
+            "--rate {} is less than a write in ten seconds for each of {} clients, and a round waits for writes of all",
+            args.rate, args.clients
+        ));
+    }
     if args.build {
         crate::demo::build_executables()?;
     }
+    let claim = claim(&args.dir)?;
     let addresses = Addresses::claim(3);
-    let dir = std::path::absolute(&args.dir).map_err(told)?;
-    if dir.exists() {
-        std::fs::remove_dir_all(&dir).map_err(told)?;
-    }
     let mut cluster = Cluster::prepare(&Options {
         server: sibling_executable("maree-db-server").map_err(told)?,
-        dir,
+        dir: claim.dir().to_owned(),
         hosts: addresses.hosts.clone(),
         config: String::new(),
     })

@@ -2,10 +2,15 @@
 //!
 //! Each node's data is on a file system of its own, in an image that is mounted through a loop device; `fsfreeze` lets every write to it
 //! wait, as a controller that has lost its disk for a moment does. Needs root.
+//!
+//! Invariants: what stands still goes on before a node is ended, which else could not end; what a killed run left frozen or mounted is
+//! undone by the next one in the same directory.
 
+use crate::directory::{self, Claim};
 use crate::load::histogram;
 use crate::system::{Api, Driver, Servers};
 use bytes::Bytes;
+use clap::builder::RangedU64ValueParser;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -29,7 +34,7 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_values_t = [Api::Etcd, Api::MareeGrpc], value_enum)]
     pub systems: Vec<Api>,
     /// Stalls of each system.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub rounds: usize,
     /// How long the file system stands still.
     #[arg(long, default_value_t = 8)]
@@ -37,7 +42,7 @@ pub struct Args {
     /// Build the executables of the nodes first.
     #[arg(long, hide = true)]
     pub build: bool,
-    /// Directory for data and logs.
+    /// Directory for data and logs, made anew.
     #[arg(long, default_value = "target/stall")]
     pub dir: PathBuf,
     /// Writes all figures as JSON to this file.
@@ -69,9 +74,14 @@ pub async fn run(args: &Args) -> Result<(), String> {
     if args.build {
         crate::demo::build_executables()?;
     }
+    let claim = directory::hold(&args.dir)?;
+    let images = claim.dir().join("images");
+    undo_left_behind(&images)?;
+    claim.empty()?;
+    std::fs::create_dir(&images).map_err(|error| format!("{}: {error}", images.display()))?;
     let mut rounds = Vec::new();
     for system in &args.systems {
-        rounds.extend(measure(args, *system).await?);
+        rounds.extend(measure(args, &claim, &images, *system).await?);
     }
     print(&rounds);
     if let Some(path) = &args.json {
@@ -81,14 +91,15 @@ pub async fn run(args: &Args) -> Result<(), String> {
     Ok(())
 }
 
-async fn measure(args: &Args, system: Api) -> Result<Vec<Round>, String> {
-    let images = std::path::absolute(&args.dir)
-        .map_err(|error| error.to_string())?
-        .join("images");
-    std::fs::create_dir_all(&images).map_err(|error| error.to_string())?;
+async fn measure(
+    args: &Args,
+    claim: &Claim,
+    images: &Path,
+    system: Api,
+) -> Result<Vec<Round>, String> {
     // Dropped after the servers.
     let mut mounts = Vec::new();
-    let servers = Servers::start_on(system, &args.dir, "", &mut |data| {
+    let servers = Servers::start_on(system, claim, "", &mut |data| {
         let image = images.join(format!("{system}-{}", mounts.len()));
         mounts.push(Mount::new(&image, data)?);
         Ok(())
@@ -96,40 +107,54 @@ async fn measure(args: &Args, system: Api) -> Result<Vec<Round>, String> {
     .await?;
     let mut rounds = Vec::new();
     for number in 0..args.rounds {
-        let leader = servers.leader().await.ok_or("no node leads")?;
-        let load = Load::start(&servers, leader, number).await?;
-        tokio::time::sleep(CALM).await;
-        load.take();
-        let began = Instant::now();
-        mounts[leader].freeze()?;
-        let mut moved_ms = None;
-        while began.elapsed() < Duration::from_secs(args.seconds) {
-            // Asked as an operator would; there is no event to wait for from outside.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            let now = tokio::time::timeout(Duration::from_millis(500), servers.leader()).await;
-            if moved_ms.is_none() && matches!(now, Ok(Some(now)) if now != leader) {
-                moved_ms = Some(millis(began.elapsed()));
-            }
-        }
-        let during = load.take();
-        mounts[leader].thaw()?;
-        tokio::time::sleep(CALM).await;
-        let after = load.stop().await;
-        let round = Round {
-            system,
-            gap_ms: millis(during.gap),
-            gap_began_ms: millis(during.gap_began.saturating_duration_since(began)),
-            moved_ms,
-            gap_after_ms: millis(after.gap),
-            acknowledged: during.acknowledged + after.acknowledged,
-            failed: during.failed + after.failed,
-            p99_ms: during.took_us.value_at_quantile(0.99) as f64 / 1000.0,
-        };
+        let leader = servers.leader(None).await.ok_or("no node leads")?;
+        let time = Duration::from_secs(args.seconds);
+        let round = round(&servers, leader, &mounts[leader], number, time).await?;
         eprintln!("{round:?}");
         rounds.push(round);
     }
     servers.stop().await?;
     Ok(rounds)
+}
+
+/// One stall of the leader's file system.
+async fn round(
+    servers: &Servers,
+    leader: usize,
+    mount: &Mount,
+    number: usize,
+    time: Duration,
+) -> Result<Round, String> {
+    let load = Load::start(servers, leader, number).await?;
+    tokio::time::sleep(CALM).await;
+    load.take();
+    let began = Instant::now();
+    let frozen = mount.freeze()?;
+    let mut moved_ms = None;
+    while began.elapsed() < time {
+        // Asked as an operator would; there is no event to wait for from outside.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // One that stands still may go on saying that it leads, or say nothing.
+        let other = servers.leader(Some(leader));
+        let other = tokio::time::timeout(Duration::from_millis(500), other).await;
+        if moved_ms.is_none() && matches!(other, Ok(Some(_))) {
+            moved_ms = Some(millis(began.elapsed()));
+        }
+    }
+    let during = load.take();
+    frozen.thaw()?;
+    tokio::time::sleep(CALM).await;
+    let after = load.stop().await;
+    Ok(Round {
+        system: servers.api,
+        gap_ms: millis(during.gap),
+        gap_began_ms: millis(during.gap_began.saturating_duration_since(began)),
+        moved_ms,
+        gap_after_ms: millis(after.gap),
+        acknowledged: during.acknowledged + after.acknowledged,
+        failed: during.failed + after.failed,
+        p99_ms: during.took_us.value_at_quantile(0.99) as f64 / 1000.0,
+    })
 }
 
 fn millis(time: Duration) -> u64 {
@@ -223,18 +248,21 @@ impl Load {
     }
 
     async fn stop(mut self) -> Seen {
-        let seen = self.take();
+        let mut seen = self.take();
         self.stop.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
+        // What still waited counts, too; the gap while no more is sent is none.
+        let rest = self.take();
+        seen.acknowledged += rest.acknowledged;
+        seen.failed += rest.failed;
         seen
     }
 }
 
-/// A file system of its own over a node's data directory. Thawed and unmounted when it is dropped.
+/// A file system of its own over a node's data directory. Unmounted when it is dropped.
 struct Mount {
     image: PathBuf,
     at: PathBuf,
-    frozen: bool,
 }
 
 impl Mount {
@@ -248,33 +276,101 @@ impl Mount {
         Ok(Mount {
             image: image.to_owned(),
             at: at.to_owned(),
-            frozen: false,
         })
     }
 
-    fn freeze(&mut self) -> Result<(), String> {
+    fn freeze(&self) -> Result<Frozen<'_>, String> {
+        // There before the tool is: one that ends badly may have done it.
+        let frozen = Frozen {
+            at: &self.at,
+            thawed: false,
+        };
         tool("fsfreeze", &["--freeze".as_ref(), &self.at])?;
-        self.frozen = true;
-        Ok(())
-    }
-
-    fn thaw(&mut self) -> Result<(), String> {
-        self.frozen = false;
-        tool("fsfreeze", &["--unfreeze".as_ref(), &self.at])
+        Ok(frozen)
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if self.frozen {
-            let _ = self.thaw();
-        }
         // A process that is about to be gone may hold it for a moment: it goes once nobody does.
         if let Err(why) = tool("umount", &["--lazy".as_ref(), &self.at]) {
             eprintln!("error: {why}");
         }
         let _ = std::fs::remove_file(&self.image);
     }
+}
+
+/// A file system that stands still until this is dropped.
+struct Frozen<'a> {
+    at: &'a Path,
+    thawed: bool,
+}
+
+impl Frozen<'_> {
+    fn thaw(mut self) -> Result<(), String> {
+        self.go_on()
+    }
+
+    fn go_on(&mut self) -> Result<(), String> {
+        tool("fsfreeze", &["--unfreeze".as_ref(), self.at])?;
+        // Not before: what has failed is tried again.
+        self.thawed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        if !self.thawed
+            && let Err(why) = self.go_on()
+        {
+            eprintln!("error: {} may stand still: {why}", self.at.display());
+        }
+    }
+}
+
+/// Thaws and unmounts what an earlier run that was killed has left of the images in this directory. Other mounts are not ours, wherever
+/// they are.
+fn undo_left_behind(images: &Path) -> Result<(), String> {
+    // No directory: no run has made one.
+    let Ok(images) = images.canonicalize() else {
+        return Ok(());
+    };
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for at in mounted_from(&mounts, &images, backing_file) {
+        // It is an error that it is not frozen.
+        let _ = tool("fsfreeze", &["--unfreeze".as_ref(), &at]);
+        tool("umount", &["--lazy".as_ref(), &at])?;
+    }
+    Ok(())
+}
+
+/// Where devices whose backing file is below `images` are mounted.
+fn mounted_from(
+    mounts: &str,
+    images: &Path,
+    backing_file: impl Fn(&str) -> Option<PathBuf>,
+) -> Vec<PathBuf> {
+    let places = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ');
+        let (device, at) = (fields.next()?, fields.next()?);
+        let ours = backing_file(device)?.starts_with(images);
+        ours.then(|| unescaped(at).into())
+    });
+    places.collect()
+}
+
+/// The file behind a loop device.
+fn backing_file(device: &str) -> Option<PathBuf> {
+    let name = device.strip_prefix("/dev/")?;
+    let file = std::fs::read_to_string(format!("/sys/block/{name}/loop/backing_file")).ok()?;
+    Some(file.trim_end_matches('\n').into())
+}
+
+/// A path as the table of mounts writes it.
+fn unescaped(path: &str) -> String {
+    let spaces = path.replace("\\040", " ").replace("\\011", "\t");
+    spaces.replace("\\012", "\n").replace("\\134", "\\")
 }
 
 fn tool(name: &str, arguments: &[&Path]) -> Result<(), String> {
@@ -333,5 +429,22 @@ mod tests {
             (seen.gap, seen.gap_began),
             (Duration::from_millis(1_490), at(510))
         );
+    }
+
+    #[test]
+    fn only_mounts_of_our_images_are_left_behind() {
+        let mounts = "/dev/vda1 / ext4 rw 0 0\n\
+                      /dev/loop0 /a/my\\040dir/etcd/e1 ext4 rw 0 0\n\
+                      /dev/loop1 /a/my\\040dir/other ext4 rw 0 0\n\
+                      proc /proc proc rw 0 0\n";
+        let backing_file = |device: &str| -> Option<PathBuf> {
+            match device {
+                "/dev/loop0" => Some("/a/my dir/images/etcd-0 (deleted)".into()),
+                "/dev/loop1" => Some("/a/my dir/images-of-others/x".into()),
+                _ => None,
+            }
+        };
+        let left = mounted_from(mounts, Path::new("/a/my dir/images"), backing_file);
+        assert_eq!(left, [PathBuf::from("/a/my dir/etcd/e1")]);
     }
 }

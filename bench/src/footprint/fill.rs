@@ -52,11 +52,9 @@ pub struct FilledNode {
 /// Writes `args.keys` keys, then waits until nothing changes any more.
 ///
 /// # Errors
-/// A write fails.
+/// A write fails, or a process has died, whose memory would be missing.
 pub async fn fill(servers: &Servers, args: &Args) -> Result<Filled, String> {
-    let processes: Vec<_> = (0..servers.count())
-        .map(|node| servers.processes(node))
-        .collect();
+    let processes = servers.all_processes();
     let memory = |node: usize| Memory::sum(processes[node].iter().map(|(_, pid)| *pid));
     let mut largest = vec![Memory::default(); processes.len()];
     let began = Instant::now();
@@ -108,6 +106,7 @@ pub async fn fill(servers: &Servers, args: &Args) -> Result<Filled, String> {
             }
         })
         .collect();
+    servers.unchanged(&processes)?;
     Ok(Filled {
         keys: args.keys,
         time_us,

@@ -50,10 +50,11 @@ impl IdleProcess {
 }
 
 /// Leaves the nodes alone for `time`, and says what they have used.
-pub async fn watch(servers: &Servers, time: Duration) -> Vec<IdleNode> {
-    let nodes: Vec<_> = (0..servers.count())
-        .map(|node| servers.processes(node))
-        .collect();
+///
+/// # Errors
+/// A process has died: it would count as one that costs nothing.
+pub async fn watch(servers: &Servers, time: Duration) -> Result<Vec<IdleNode>, String> {
+    let nodes = servers.all_processes();
     let used = |pid| usage::cpu(pid).unwrap_or_default();
     let before: Vec<Vec<Duration>> = nodes
         .iter()
@@ -62,7 +63,7 @@ pub async fn watch(servers: &Servers, time: Duration) -> Vec<IdleNode> {
     let began = Instant::now();
     tokio::time::sleep(time).await;
     let time_us = us(began.elapsed());
-    nodes
+    let idle = nodes
         .iter()
         .zip(before)
         .map(|(node, before)| IdleNode {
@@ -77,7 +78,9 @@ pub async fn watch(servers: &Servers, time: Duration) -> Vec<IdleNode> {
                 })
                 .collect(),
         })
-        .collect()
+        .collect();
+    servers.unchanged(&nodes)?;
+    Ok(idle)
 }
 
 /// Whole microseconds.

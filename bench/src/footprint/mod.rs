@@ -8,9 +8,11 @@ mod fill;
 mod idle;
 mod report;
 
+use crate::directory::{self, Claim};
 use crate::failover::Round;
 use crate::system::{Api, Servers};
 use back::Back;
+use clap::builder::RangedU64ValueParser;
 use fill::Filled;
 use idle::IdleNode;
 use serde::Serialize;
@@ -36,7 +38,7 @@ pub struct Args {
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=128))]
     pub txn_puts: u64,
     /// Clients that write at the same time.
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub clients: usize,
     /// How often a node is stopped, and how often it is killed.
     #[arg(long, default_value_t = 3)]
@@ -50,7 +52,7 @@ pub struct Args {
     /// Build the executables of the nodes first.
     #[arg(long, hide = true)]
     pub build: bool,
-    /// Directory for data and logs.
+    /// Directory for data and logs, made anew.
     #[arg(long, default_value = "target/footprint")]
     pub dir: PathBuf,
     /// Writes all figures as JSON to this file.
@@ -74,18 +76,13 @@ struct Figures {
 /// Runs everything and prints the tables.
 ///
 /// # Errors
-/// A cluster does not start, or does not do what it has to.
+/// A cluster does not start, or does not do what it has to, or a process dies that nobody has killed.
 pub async fn run(args: &Args) -> Result<(), String> {
     if args.build {
         crate::demo::build_executables()?;
     }
-    let mut all = Vec::new();
-    for system in &args.systems {
-        eprintln!("{system}: three nodes start");
-        let mut servers = Servers::start_with(*system, &args.dir, &args.config).await?;
-        all.push(measure(args, &mut servers).await?);
-        servers.stop().await?;
-    }
+    let claim = directory::claim(&args.dir)?;
+    let all = systems(args, &claim).await?;
     report::print(args, &all);
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&all).map_err(|error| error.to_string())?;
@@ -94,13 +91,24 @@ pub async fn run(args: &Args) -> Result<(), String> {
     Ok(())
 }
 
+async fn systems(args: &Args, claim: &Claim) -> Result<Vec<Figures>, String> {
+    let mut all = Vec::new();
+    for system in &args.systems {
+        eprintln!("{system}: three nodes start");
+        let mut servers = Servers::start_with(*system, claim, &args.config).await?;
+        all.push(measure(args, &mut servers).await?);
+        servers.stop().await?;
+    }
+    Ok(all)
+}
+
 async fn measure(args: &Args, servers: &mut Servers) -> Result<Figures, String> {
     let time = Duration::from_secs(args.idle_seconds);
     eprintln!("  idle for {time:?}");
     let mut figures = Figures {
         system: servers.api,
         idle_ms: args.idle_seconds * 1000,
-        idle: idle::watch(servers, time).await,
+        idle: idle::watch(servers, time).await?,
         kills_empty: Vec::new(),
         filled: None,
         back: Vec::new(),

@@ -7,9 +7,11 @@ mod watch;
 mod wire;
 
 use crate::cluster::DAEMONS;
+use crate::directory;
 use crate::load::histogram;
 use crate::system::{Api, Driver, Kind, Servers, Work, fill, measure};
 use bytes::Bytes;
+use clap::builder::RangedU64ValueParser;
 use offer::{Counts, Offer};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -31,7 +33,7 @@ pub struct Args {
     #[arg(long, default_value_t = 10.0)]
     pub factor: f64,
     /// For how many seconds.
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: u64,
     /// Seconds that the unloaded latency, and the capacity, are measured.
     #[arg(long, default_value_t = 6)]
@@ -40,10 +42,10 @@ pub struct Args {
     #[arg(long, default_value_t = 256)]
     pub clients: usize,
     /// Connections of the open loop, spread over the nodes.
-    #[arg(long, default_value_t = 12)]
+    #[arg(long, default_value_t = 12, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub connections: usize,
     /// Requests that the generator has outstanding at most; what is due beyond is counted as not sent.
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     pub outstanding: usize,
     /// `timeout_ms` of every request.
     #[arg(long, default_value_t = 2000)]
@@ -60,7 +62,7 @@ pub struct Args {
     /// Build the executables of the nodes first.
     #[arg(long, hide = true)]
     pub build: bool,
-    /// Directory for data and logs.
+    /// Directory for data and logs, made anew.
     #[arg(long, default_value = "target/overload")]
     pub dir: PathBuf,
     /// Writes all figures as JSON to this file.
@@ -95,6 +97,8 @@ struct Report {
     offered_per_s: f64,
     before: Moment,
     seconds: Vec<Second>,
+    /// From the last second to the answer of the last request: what was outstanding then.
+    drained: Second,
     accepted_p99_us: u64,
     recovered_us: Option<u64>,
     after: Moment,
@@ -108,7 +112,9 @@ pub async fn run(args: &Args) -> Result<(), String> {
     if args.build {
         crate::demo::build_executables()?;
     }
-    let servers = Servers::start_with(Api::MareeGrpc, &args.dir, &args.config).await?;
+    let claim = directory::claim(&args.dir)?;
+    let servers = Servers::start_with(Api::MareeGrpc, &claim, &args.config).await?;
+    let watch = Watch::new(&servers);
     fill(&servers, args.keys, args.value_bytes).await?;
     let base = |clients| Work {
         kind: Kind::Put,
@@ -123,28 +129,8 @@ pub async fn run(args: &Args) -> Result<(), String> {
     let capacity = measure(&servers, &base(args.clients)).await?;
     eprintln!("capacity:{capacity}");
     let rate = capacity.ops_per_s * args.factor;
-    let watch = Watch::new(&servers);
     let before = watch.look(&servers).await;
-    let mut offer = Offer::start(args, &servers.addrs, rate).await?;
-    let mut all = Counts::default();
-    let mut seconds = Vec::new();
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    tick.tick().await;
-    offer.take();
-    let mut since = Instant::now();
-    for _ in 0..args.seconds {
-        tick.tick().await;
-        let counts = offer.take();
-        let elapsed = since.elapsed();
-        since = Instant::now();
-        all.add(&counts);
-        let nodes = watch.look(&servers).await;
-        let second = second(counts, elapsed, offer.outstanding(), nodes);
-        eprintln!("{}", line(&second));
-        seconds.push(second);
-    }
-    offer.stop().await?;
+    let offered = offer(args, &servers, &watch, rate).await?;
     let recovered_us = recovery(&servers, args, unloaded.p99_ms * 2.0).await?;
     let report = Report {
         unloaded_p99_us: us(unloaded.p99_ms),
@@ -152,18 +138,66 @@ pub async fn run(args: &Args) -> Result<(), String> {
         capacity_p99_us: us(capacity.p99_ms),
         offered_per_s: rate,
         before,
-        seconds,
-        accepted_p99_us: all.accepted_us.value_at_quantile(0.99),
+        seconds: offered.seconds,
+        drained: offered.drained,
+        accepted_p99_us: offered.all.accepted_us.value_at_quantile(0.99),
         recovered_us,
         after: watch.look(&servers).await,
     };
-    let sound = print(args, &report, &all);
+    let sound = print(args, &report, &offered.all);
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
         std::fs::write(path, text).map_err(|error| error.to_string())?;
     }
     servers.stop().await?;
     sound
+}
+
+/// What became of all that was offered.
+struct Offered {
+    seconds: Vec<Second>,
+    drained: Second,
+    /// All answers, also those that came when no more was sent.
+    all: Counts,
+}
+
+/// Offers `rate` requests a second for `args.seconds`, then waits for the answers that are missing.
+async fn offer(
+    args: &Args,
+    servers: &Servers,
+    watch: &Watch,
+    rate: f64,
+) -> Result<Offered, String> {
+    let mut offer = Offer::start(args, &servers.addrs, rate).await?;
+    let mut all = Counts::default();
+    let mut seconds = Vec::new();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tick.tick().await;
+    all.add(&offer.take());
+    let mut since = Instant::now();
+    for _ in 0..args.seconds {
+        tick.tick().await;
+        let counts = offer.take();
+        let elapsed = since.elapsed();
+        since = Instant::now();
+        all.add(&counts);
+        let nodes = watch.look(servers).await;
+        let second = second(counts, elapsed, offer.outstanding(), nodes);
+        eprintln!("{}", line(&second));
+        seconds.push(second);
+    }
+    offer.stop().await?;
+    let counts = offer.take();
+    let elapsed = since.elapsed();
+    all.add(&counts);
+    let nodes = watch.look(servers).await;
+    let drained = second(counts, elapsed, offer.outstanding(), nodes);
+    Ok(Offered {
+        seconds,
+        drained,
+        all,
+    })
 }
 
 fn us(ms: f64) -> u64 {
@@ -254,8 +288,9 @@ async fn recovery(servers: &Servers, args: &Args, p99_ms: f64) -> Result<Option<
 #[allow(clippy::print_stdout, reason = "its output is its purpose")]
 fn print(args: &Args, report: &Report, all: &Counts) -> Result<(), String> {
     let ms = |us: u64| us as f64 / 1000.0;
-    let time: u64 = report.seconds.iter().map(|second| second.us).sum();
-    let rate = |count: u64| count as f64 / (time.max(1) as f64 / 1e6);
+    let sum = |get: fn(&Second) -> u64| report.seconds.iter().map(get).sum::<u64>();
+    let time = sum(|second| second.us).max(1) as f64 / 1e6;
+    let rate = |get: fn(&Second) -> u64| sum(get) as f64 / time;
     println!(
         "unloaded p99 {:.1} ms; capacity {:.0}/s with {} clients (p99 {:.1} ms)",
         ms(report.unloaded_p99_us),
@@ -266,20 +301,20 @@ fn print(args: &Args, report: &Report, all: &Counts) -> Result<(), String> {
     println!(
         "due {:.0}/s, sent {:.0}/s, not sent since {} were outstanding {:.0}/s",
         report.offered_per_s,
-        rate(all.sent),
+        rate(|second| second.sent),
         args.outstanding,
-        rate(all.unsent)
+        rate(|second| second.unsent)
     );
     println!(
         "accepted {:.0}/s, p50 {:.1} ms, p99 {:.1} ms: {:.1} times the unloaded one (goal: 5)",
-        rate(all.accepted),
+        rate(|second| second.accepted),
         ms(all.accepted_us.value_at_quantile(0.5)),
         ms(report.accepted_p99_us),
         report.accepted_p99_us as f64 / report.unloaded_p99_us.max(1) as f64
     );
     println!(
         "OVERLOADED {:.0}/s, p99 {:.1} ms, {} without retry-after; others: {:?}",
-        rate(all.overloaded),
+        rate(|second| second.overloaded),
         ms(all.refused_us.value_at_quantile(0.99)),
         all.without_retry_after,
         all.others
@@ -301,6 +336,7 @@ fn print(args: &Args, report: &Report, all: &Counts) -> Result<(), String> {
     let leaders: std::collections::BTreeSet<_> = [&report.before, &report.after]
         .into_iter()
         .chain(report.seconds.iter().map(|second| &second.nodes))
+        .chain([&report.drained.nodes])
         .filter_map(|moment| moment.leader.clone())
         .collect();
     println!("leaders and terms: {leaders:?}");

@@ -2,7 +2,7 @@
 
 use crate::cluster::Cluster;
 use crate::load::number;
-use crate::system::Servers;
+use crate::system::{Process, Servers};
 use crate::usage::Memory;
 use serde::Serialize;
 use std::time::Duration;
@@ -17,44 +17,35 @@ pub struct Moment {
     pub pss_kib: Vec<Vec<(&'static str, u64)>>,
     /// Leader and term of the meta group, as the first node that answers sees them.
     pub leader: Option<(String, u64)>,
-    /// Daemons that are not the ones of the beginning.
+    /// Processes that are not the ones of the beginning.
     pub replaced: Vec<String>,
 }
 
-/// Remembers the daemons of the beginning.
+/// Remembers the processes of the beginning.
 pub struct Watch {
-    first: Vec<Vec<(&'static str, u32)>>,
+    first: Vec<Vec<Process>>,
 }
 
 impl Watch {
     /// The nodes as they are now.
     pub fn new(servers: &Servers) -> Watch {
         Watch {
-            first: (0..servers.count())
-                .map(|node| servers.processes(node))
-                .collect(),
+            first: servers.all_processes(),
         }
     }
 
     /// The nodes as they are now.
     pub async fn look(&self, servers: &Servers) -> Moment {
+        let nodes = servers.all_processes().into_iter().map(|node| {
+            let memory = node.into_iter();
+            let memory = memory.filter_map(|(name, pid)| Some((name, Memory::of(pid)?.pss_kib)));
+            memory.collect::<Vec<_>>()
+        });
         let mut moment = Moment {
-            pss_kib: Vec::new(),
+            pss_kib: nodes.collect(),
             leader: None,
-            replaced: Vec::new(),
+            replaced: servers.replaced(&self.first),
         };
-        for (node, first) in self.first.iter().enumerate() {
-            let now = servers.processes(node);
-            for (name, pid) in first {
-                if !now.contains(&(*name, *pid)) {
-                    moment.replaced.push(format!("{name} of node {}", node + 1));
-                }
-            }
-            let memory = now
-                .iter()
-                .filter_map(|(name, pid)| Some((*name, Memory::of(*pid)?.pss_kib)));
-            moment.pss_kib.push(memory.collect());
-        }
         if let Some(cluster) = servers.cluster() {
             moment.leader = leader(cluster).await;
         }

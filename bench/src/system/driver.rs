@@ -1,10 +1,12 @@
 //! One client of a system: a connection, and the operations that all systems have.
 
 use crate::http;
+use crate::load::percent;
 use bytes::Bytes;
 use mareedb_api::v1;
 use mareedb_api::v1::kv_client::KvClient as MareeKv;
-use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -86,7 +88,7 @@ impl Driver {
                 .map_err(told),
             Driver::Rest(client) => {
                 let answer = client.put(&key, &value).await;
-                answered(answer, 200)
+                accepted(answer).map(drop)
             }
             Driver::Etcd(client) => client
                 .put(etcd::PutRequest {
@@ -144,7 +146,7 @@ impl Driver {
             }
             Driver::Rest(client) => {
                 let answer = client.get(&format!("/v1/kv/{key}")).await;
-                answered(answer, 200)
+                accepted(answer).map(drop)
             }
             Driver::Etcd(client) => {
                 let request = etcd::RangeRequest {
@@ -170,11 +172,7 @@ impl Driver {
                 while pages.message().await.map_err(told)?.is_some() {}
                 Ok(())
             }
-            Driver::Rest(client) => {
-                let path = format!("/v1/kv?start={from}&end=l&limit={limit}&encoding=utf8");
-                let answer = client.get(&path).await;
-                answered(answer, 200)
-            }
+            Driver::Rest(client) => scan_pages(client, &from, limit).await,
             Driver::Etcd(client) => {
                 let request = etcd::RangeRequest {
                     key: from.into(),
@@ -238,10 +236,98 @@ fn told(status: tonic::Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
 }
 
-fn answered(answer: Result<http::Answer, http::Broken>, status: u16) -> Result<(), String> {
+fn accepted(answer: Result<http::Answer, http::Broken>) -> Result<http::Answer, String> {
     let answer = answer.map_err(|broken| broken.to_string())?;
-    if answer.status == status {
-        return Ok(());
+    if answer.status == 200 {
+        return Ok(answer);
     }
     Err(format!("{}: {}", answer.status, answer.json()))
+}
+
+/// What a scan over REST must know of a page.
+#[derive(Deserialize)]
+struct Page {
+    items: Vec<IgnoredAny>,
+    next_page_token: Option<String>,
+}
+
+/// Reads pages until `limit` items are there, or there are no more.
+async fn scan_pages(client: &mut http::Client, from: &str, limit: u32) -> Result<(), String> {
+    let mut left = u64::from(limit);
+    let mut token = String::new();
+    loop {
+        let path = format!(
+            "/v1/kv?start={from}&end=l&limit={left}&encoding=utf8&page_token={}",
+            percent(&token)
+        );
+        let answer = accepted(client.get(&path).await)?;
+        let page: Page = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
+        left = left.saturating_sub(page.items.len() as u64);
+        match page.next_page_token {
+            Some(next) if left > 0 => token = next,
+            _ => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// Answers each request with the next of these bodies; what was asked.
+    async fn answers(bodies: &'static [&'static str]) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let heard = asked.clone();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for body in bodies {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(stream.read_u8().await.unwrap());
+                }
+                let line = String::from_utf8_lossy(&request);
+                heard
+                    .lock()
+                    .unwrap()
+                    .push(line.lines().next().unwrap_or_default().to_owned());
+                let len = body.len();
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {len}\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        (addr, asked)
+    }
+
+    #[tokio::test]
+    async fn a_scan_over_rest_follows_the_pages_until_it_has_its_items() {
+        let pages = &[
+            r#"{"items": [{}, {}], "next_page_token": "a="}"#,
+            r#"{"items": [{}], "next_page_token": "b"}"#,
+        ];
+        let (addr, asked) = answers(pages).await;
+        let mut client = http::Client::new(addr);
+        scan_pages(&mut client, "key-1", 3).await.unwrap();
+        let asked = asked.lock().unwrap().clone();
+        assert_eq!(asked.len(), 2);
+        assert!(
+            asked[0].contains("limit=3&") && asked[0].contains("page_token= "),
+            "{asked:?}"
+        );
+        assert!(
+            asked[1].contains("limit=1&") && asked[1].contains("page_token=a%3D "),
+            "{asked:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_scan_over_rest_ends_with_the_last_page() {
+        let (addr, asked) = answers(&[r#"{"items": [{}], "next_page_token": null}"#]).await;
+        let mut client = http::Client::new(addr);
+        scan_pages(&mut client, "key-1", 3).await.unwrap();
+        assert_eq!(asked.lock().unwrap().len(), 1);
+    }
 }

@@ -1,11 +1,16 @@
 //! Three real nodes of a system, and what they cost.
 
 use super::driver::{Api, Driver};
-use crate::cluster::{Addresses, Cluster, Options, sibling_executable};
+use crate::cluster::{Addresses, Cluster, Options, sibling_executable, spawn_bound};
+use crate::directory::Claim;
 use crate::usage::{self, Memory};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +18,13 @@ use std::time::{Duration, Instant};
 
 /// How long a cluster may take to come up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// etcd's port for clients.
+const CLIENT_PORT: u16 = 2379;
+/// etcd's port for its peers.
+const PEER_PORT: u16 = 2380;
+
+/// A process with its name, which no other one of its node has.
+pub type Process = (&'static str, u32);
 
 /// Running nodes.
 pub struct Servers {
@@ -32,9 +44,45 @@ enum Kind {
 
 /// An etcd node; its process ends with this.
 struct Etcd {
-    command: Command,
+    arguments: Vec<OsString>,
     dir: PathBuf,
     child: Child,
+}
+impl Etcd {
+    fn start(arguments: Vec<OsString>, dir: PathBuf) -> io::Result<Etcd> {
+        let child = Etcd::spawn(&arguments, &log_of(&dir))?;
+        Ok(Etcd {
+            arguments,
+            dir,
+            child,
+        })
+    }
+
+    fn start_again(&mut self) -> io::Result<()> {
+        self.child = Etcd::spawn(&self.arguments, &log_of(&self.dir))?;
+        Ok(())
+    }
+
+    fn spawn(arguments: &[OsString], log: &Path) -> io::Result<Child> {
+        let log = File::options().create(true).append(true).open(log)?;
+        let mut command = Command::new("etcd");
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        spawn_bound(command)
+    }
+
+    fn runs(&mut self) -> Result<(), String> {
+        match self.child.try_wait().map_err(|error| error.to_string())? {
+            None => Ok(()),
+            Some(status) => Err(format!(
+                "etcd has ended with {status}: see {}",
+                log_of(&self.dir).display()
+            )),
+        }
+    }
 }
 impl Drop for Etcd {
     fn drop(&mut self) {
@@ -53,28 +101,29 @@ pub enum End {
 }
 
 impl Servers {
-    /// Starts three nodes in an empty directory, and waits until they serve.
-    pub async fn start(api: Api, dir: &Path) -> Result<Servers, String> {
-        Servers::start_with(api, dir, "").await
+    /// Starts three nodes in a directory of their own below the claimed one, where nothing is left of those before, and waits until
+    /// they serve.
+    pub async fn start(api: Api, claim: &Claim) -> Result<Servers, String> {
+        Servers::start_with(api, claim, "").await
     }
 
     /// [`Servers::start`] with more lines in the configuration of each node of Maree-DB.
-    pub async fn start_with(api: Api, dir: &Path, config: &str) -> Result<Servers, String> {
-        Servers::start_on(api, dir, config, &mut |_| Ok(())).await
+    pub async fn start_with(api: Api, claim: &Claim, config: &str) -> Result<Servers, String> {
+        Servers::start_on(api, claim, config, &mut |_| Ok(())).await
     }
 
     /// [`Servers::start_with`] on file systems of one's own: `prepare` is given each node's data directory, which is there and empty.
     pub async fn start_on(
         api: Api,
-        dir: &Path,
+        claim: &Claim,
         config: &str,
         prepare: &mut (dyn FnMut(&Path) -> Result<(), String> + Send),
     ) -> Result<Servers, String> {
-        let told = |error: std::io::Error| error.to_string();
+        // Who races this against signals has their handlers set by that: before there is anything that a signal must end.
+        tokio::task::yield_now().await;
+        let told = |error: io::Error| error.to_string();
         let addresses = Addresses::claim(3);
-        let dir = std::path::absolute(dir)
-            .map_err(told)?
-            .join(api.to_string());
+        let dir = claim.dir().join(api.to_string());
         if dir.exists() {
             std::fs::remove_dir_all(&dir).map_err(told)?;
         }
@@ -105,7 +154,7 @@ impl Servers {
             let addrs = addrs.collect::<Result<Vec<_>, _>>()?;
             (Kind::Maree(cluster), addrs)
         };
-        let servers = Servers {
+        let mut servers = Servers {
             api,
             addrs,
             kind,
@@ -116,15 +165,18 @@ impl Servers {
         Ok(servers)
     }
 
-    async fn await_service(&self) -> Result<(), String> {
+    async fn await_service(&mut self) -> Result<(), String> {
         let end = Instant::now() + PATIENCE;
-        for addr in &self.addrs {
+        for addr in self.addrs.clone() {
             loop {
                 let tried = async {
-                    let mut client = Driver::connect(self.api, *addr).await?;
+                    let mut client = Driver::connect(self.api, addr).await?;
                     client.put("first".into(), "value".into()).await
                 };
-                match tried.await {
+                let tried = tried.await;
+                // Who answers in place of one that has ended is somebody else's.
+                self.all_run()?;
+                match tried {
                     Ok(()) => break,
                     Err(why) if Instant::now() > end => return Err(why),
                     Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -132,6 +184,21 @@ impl Servers {
             }
         }
         Ok(())
+    }
+
+    /// An error: the first process of a node has ended.
+    fn all_run(&mut self) -> Result<(), String> {
+        match &mut self.kind {
+            Kind::Maree(cluster) => {
+                for node in &mut cluster.nodes {
+                    if !node.running() {
+                        return Err(format!("{} has ended\n{}", node.name, node.log_end()));
+                    }
+                }
+                Ok(())
+            }
+            Kind::Etcd(nodes) => nodes.iter_mut().try_for_each(Etcd::runs),
+        }
     }
 
     /// Number of nodes.
@@ -147,9 +214,9 @@ impl Servers {
         }
     }
 
-    /// The processes of a node, with their names.
-    pub fn processes(&self, node: usize) -> Vec<(&'static str, u32)> {
-        match &self.kind {
+    /// The processes of a node that run.
+    pub fn processes(&self, node: usize) -> Vec<Process> {
+        let mut all = match &self.kind {
             Kind::Etcd(nodes) => vec![("etcd", nodes[node].child.id())],
             Kind::Maree(cluster) => {
                 let node = &cluster.nodes[node];
@@ -160,24 +227,61 @@ impl Servers {
                     .filter_map(|(name, pid)| Some((name, pid?)))
                     .collect()
             }
+        };
+        all.retain(|(_, pid)| runs(*pid));
+        all
+    }
+
+    /// The processes of each node.
+    pub fn all_processes(&self) -> Vec<Vec<Process>> {
+        (0..self.count()).map(|node| self.processes(node)).collect()
+    }
+
+    /// Processes that are not those of `before`, for people.
+    pub fn replaced(&self, before: &[Vec<Process>]) -> Vec<String> {
+        let nodes = before.iter().zip(self.all_processes()).enumerate();
+        let replaced = nodes.flat_map(|(node, (before, now))| {
+            let names = differing(before, &now).into_iter();
+            names.map(move |name| format!("{name} of node {}", node + 1))
+        });
+        replaced.collect()
+    }
+
+    /// What was measured since `before` is only worth something if all processes are still the same.
+    ///
+    /// # Errors
+    /// One has died, or has been started since.
+    pub fn unchanged(&self, before: &[Vec<Process>]) -> Result<(), String> {
+        match self.replaced(before) {
+            replaced if replaced.is_empty() => Ok(()),
+            replaced => Err(format!("died or restarted: {}", replaced.join(", "))),
         }
     }
 
-    /// The node that leads, if one does; etcd says it in its metrics.
-    pub async fn leader(&self) -> Option<usize> {
+    /// The node that says that it leads, if one does; `spared` is not asked.
+    pub async fn leader(&self, spared: Option<usize>) -> Option<usize> {
+        for node in (0..self.count()).filter(|node| Some(*node) != spared) {
+            if self.leads(node).await {
+                return Some(node);
+            }
+        }
+        None
+    }
+
+    /// Whether a node says that it leads; etcd does in its metrics.
+    async fn leads(&self, node: usize) -> bool {
         match &self.kind {
-            Kind::Maree(cluster) => cluster.leader().await,
+            Kind::Maree(cluster) => {
+                let node = &cluster.nodes[node];
+                let said = node.ask("/v1/cluster").await;
+                said.is_ok_and(|status| status["leader"] == node.name.as_str())
+            }
             Kind::Etcd(_) => {
-                for (at, addr) in self.addrs.iter().enumerate() {
-                    let said = crate::http::Client::new(*addr).get("/metrics").await;
-                    let leads = said.is_ok_and(|said| {
-                        String::from_utf8_lossy(&said.body).contains("\netcd_server_is_leader 1\n")
-                    });
-                    if leads {
-                        return Some(at);
-                    }
-                }
-                None
+                let mut client = crate::http::Client::new(self.addrs[node]);
+                let said = client.get("/metrics").await;
+                said.is_ok_and(|said| {
+                    String::from_utf8_lossy(&said.body).contains("\netcd_server_is_leader 1\n")
+                })
             }
         }
     }
@@ -198,10 +302,8 @@ impl Servers {
 
     /// All processes of the nodes.
     fn pids(&self) -> Vec<u32> {
-        (0..self.count())
-            .flat_map(|node| self.processes(node))
-            .map(|(_, pid)| pid)
-            .collect()
+        let all = self.all_processes().into_iter().flatten();
+        all.map(|(_, pid)| pid).collect()
     }
 
     /// CPU time of all processes so far.
@@ -227,14 +329,14 @@ impl Servers {
         let processes = self.processes(node);
         let signalled = match how {
             // A supervisor, or etcd, is the first.
-            End::Graceful => &processes[..1],
-            End::Kill => &processes[..],
+            End::Graceful => 1,
+            End::Kill => processes.len(),
         };
         let signal = match how {
             End::Graceful => Signal::SIGTERM,
             End::Kill => Signal::SIGKILL,
         };
-        for (_, pid) in signalled {
+        for (_, pid) in processes.iter().take(signalled) {
             // One that has just ended by itself needs no signal.
             let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
         }
@@ -275,10 +377,7 @@ impl Servers {
     pub fn begin(&mut self, node: usize) -> Result<(), String> {
         let started = match &mut self.kind {
             Kind::Maree(cluster) => cluster.nodes[node].start(),
-            Kind::Etcd(nodes) => {
-                let node = &mut nodes[node];
-                node.command.spawn().map(|child| node.child = child)
-            }
+            Kind::Etcd(nodes) => nodes[node].start_again(),
         };
         started.map_err(|error| error.to_string())
     }
@@ -297,6 +396,35 @@ impl Servers {
     }
 }
 
+/// Where an etcd writes what it says.
+fn log_of(data: &Path) -> PathBuf {
+    data.with_extension("log")
+}
+
+/// Whether a process is there, and not only its end that nobody has asked for yet.
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|state| !state.starts_with('Z'))
+}
+
+/// Names of the processes that one of two moments has and the other has not, or under another pid.
+fn differing(before: &[Process], now: &[Process]) -> BTreeSet<&'static str> {
+    let gone = before.iter().filter(|process| !now.contains(process));
+    let new = now.iter().filter(|process| !before.contains(process));
+    gone.chain(new).map(|(name, _)| *name).collect()
+}
+
+/// Who listens there already, perhaps on all addresses of the machine, would be measured in place of ours, which could not start.
+fn free(host: Ipv4Addr, ports: &[u16]) -> Result<(), String> {
+    for port in ports {
+        TcpListener::bind((host, *port)).map_err(|error| {
+            format!("{host}:{port}: {error}: end what listens on port {port}, another etcd perhaps")
+        })?;
+    }
+    Ok(())
+}
+
 /// Makes a data directory that only its owner may look into: etcd insists.
 fn make(
     data: &Path,
@@ -313,47 +441,85 @@ fn start_etcd(
     dir: &Path,
     prepare: &mut (dyn FnMut(&Path) -> Result<(), String> + Send),
 ) -> Result<(Vec<Etcd>, Vec<SocketAddr>), String> {
+    for host in &addresses.hosts {
+        free(*host, &[CLIENT_PORT, PEER_PORT])?;
+    }
     let names: Vec<String> = (1..=addresses.hosts.len())
         .map(|at| format!("e{at}"))
         .collect();
     let members: Vec<String> = names
         .iter()
         .zip(&addresses.hosts)
-        .map(|(name, host)| format!("{name}=http://{host}:2380"))
+        .map(|(name, host)| format!("{name}=http://{host}:{PEER_PORT}"))
         .collect();
     let mut nodes = Vec::new();
     let mut addrs = Vec::new();
     for (name, host) in names.iter().zip(&addresses.hosts) {
-        let log = std::fs::File::create(dir.join(format!("{name}.log")))
-            .map_err(|error| error.to_string())?;
-        make(&dir.join(name), prepare)?;
-        let mut command = Command::new("etcd");
-        command
-            .arg("--name")
-            .arg(name)
-            .arg("--data-dir")
-            .arg(dir.join(name))
-            .args(["--listen-peer-urls", &format!("http://{host}:2380")])
-            .args([
-                "--initial-advertise-peer-urls",
-                &format!("http://{host}:2380"),
-            ])
-            .args(["--listen-client-urls", &format!("http://{host}:2379")])
-            .args(["--advertise-client-urls", &format!("http://{host}:2379")])
-            .args(["--initial-cluster", &members.join(",")])
-            .args(["--initial-cluster-state", "new"])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().map_err(|error| error.to_string())?)
-            .stderr(log);
-        let child = command.spawn().map_err(|error| {
+        let data = dir.join(name);
+        make(&data, prepare)?;
+        let (clients, peers) = (
+            format!("http://{host}:{CLIENT_PORT}"),
+            format!("http://{host}:{PEER_PORT}"),
+        );
+        let arguments: [(&str, OsString); 8] = [
+            ("--name", name.into()),
+            ("--data-dir", data.clone().into()),
+            ("--listen-peer-urls", (&peers).into()),
+            ("--initial-advertise-peer-urls", peers.into()),
+            ("--listen-client-urls", (&clients).into()),
+            ("--advertise-client-urls", clients.into()),
+            ("--initial-cluster", members.join(",").into()),
+            ("--initial-cluster-state", "new".into()),
+        ];
+        let arguments = arguments
+            .into_iter()
+            .flat_map(|(option, value)| [option.into(), value]);
+        let node = Etcd::start(arguments.collect(), data).map_err(|error| {
             format!("etcd does not start: {error}; on Debian: apt-get install etcd-server")
         })?;
-        nodes.push(Etcd {
-            command,
-            dir: dir.join(name),
-            child,
-        });
-        addrs.push(SocketAddr::new((*host).into(), 2379));
+        nodes.push(node);
+        addrs.push(SocketAddr::new((*host).into(), CLIENT_PORT));
     }
     Ok((nodes, addrs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::REST_PORT;
+
+    #[test]
+    fn who_listens_on_all_addresses_is_noticed() {
+        let addresses = Addresses::claim(1);
+        let host = addresses.hosts[0];
+        assert_eq!(free(host, &[REST_PORT]), Ok(()));
+        let other = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let port = other.local_addr().unwrap().port();
+        let why = free(host, &[REST_PORT, port]).unwrap_err();
+        assert!(why.contains(&format!("{host}:{port}")), "{why}");
+    }
+
+    #[test]
+    fn processes_that_died_came_or_were_replaced_differ() {
+        let before = [("supervisor", 1), ("storaged", 2), ("gatewayd", 3)];
+        assert!(differing(&before, &before).is_empty());
+        let now = [("supervisor", 1), ("storaged", 9), ("consensusd", 4)];
+        let names: Vec<_> = differing(&before, &now).into_iter().collect();
+        assert_eq!(names, ["consensusd", "gatewayd", "storaged"]);
+    }
+
+    #[test]
+    fn a_process_whose_end_nobody_has_asked_for_does_not_run() {
+        assert!(runs(std::process::id()));
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(runs(child.id()));
+        child.kill().unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        while runs(child.id()) {
+            assert!(Instant::now() < end, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.wait().unwrap();
+        assert!(!runs(child.id()));
+    }
 }

@@ -74,7 +74,7 @@ pub struct Figures {
     pub max_ms: f64,
     /// CPU time of all processes of all three nodes a request.
     pub cpu_us_per_op: f64,
-    /// Requests that failed.
+    /// Requests that failed, be it before or after the time that is measured.
     pub errors: u64,
 }
 impl fmt::Display for Figures {
@@ -102,10 +102,18 @@ fn key(number: u64) -> String {
     format!("key-{number:08}")
 }
 
+/// What one client saw.
+struct Seen {
+    /// Of what ended in the time that is measured, in microseconds.
+    latencies: Histogram<u64>,
+    errors: u64,
+    last_error: Option<String>,
+}
+
 /// Runs a load and measures it.
 ///
 /// # Errors
-/// Clients cannot connect, or nothing succeeds.
+/// Clients cannot connect, nothing succeeds, or a process of the servers dies; of requests that fail the figures tell.
 pub async fn measure(servers: &Servers, load: &Load) -> Result<Figures, String> {
     let mut drivers = Vec::new();
     for client in 0..load.clients {
@@ -119,21 +127,30 @@ pub async fn measure(servers: &Servers, load: &Load) -> Result<Figures, String> 
         .enumerate()
         .map(|(client, driver)| tokio::spawn(drive(driver, load.clone(), client, start, end)))
         .collect();
+    let processes = servers.all_processes();
     tokio::time::sleep_until(start).await;
     let before = servers.cpu();
     tokio::time::sleep_until(end).await;
     let used = servers.cpu().saturating_sub(before);
+    // The CPU time of one that has died is lost.
+    servers.unchanged(&processes)?;
     let mut latencies = histogram();
     let mut errors = 0;
-    let mut last = String::new();
+    let mut last_error = None;
     for task in tasks {
-        let (some, failed) = task.await.map_err(|error| error.to_string())?;
-        latencies.add(&some).map_err(|error| error.to_string())?;
-        errors += failed.len() as u64;
-        last = failed.into_iter().next_back().unwrap_or(last);
+        let seen = task.await.map_err(|error| error.to_string())?;
+        latencies
+            .add(&seen.latencies)
+            .map_err(|error| error.to_string())?;
+        errors += seen.errors;
+        last_error = seen.last_error.or(last_error);
     }
     if latencies.is_empty() {
-        return Err(format!("no request succeeded: {last}"));
+        let why = last_error.unwrap_or_default();
+        return Err(format!("no request succeeded: {why}"));
+    }
+    if let Some(why) = last_error {
+        eprintln!("  {errors} requests failed, one with: {why}");
     }
     let ms = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
     Ok(Figures {
@@ -176,11 +193,14 @@ async fn drive(
     client: usize,
     start: Instant,
     end: Instant,
-) -> (Histogram<u64>, Vec<String>) {
+) -> Seen {
     let mut random = Random(client as u64 * 0x9E37_79B9 + 0x1234_5677);
     let value = Bytes::from(vec![b'v'; load.value_bytes]);
-    let mut latencies = histogram();
-    let mut failed = Vec::new();
+    let mut seen = Seen {
+        latencies: histogram(),
+        errors: 0,
+        last_error: None,
+    };
     // Clients of an open loop take turns.
     let pace = (load.rate > 0)
         .then(|| Duration::from_secs_f64(load.clients as f64 / f64::from(load.rate)));
@@ -194,7 +214,7 @@ async fn drive(
         }
         let began = if pace.is_some() { due } else { Instant::now() };
         if Instant::now() >= end {
-            return (latencies, failed);
+            return seen;
         }
         let name = key(random.below(load.keys));
         let done = match load.kind {
@@ -206,13 +226,15 @@ async fn drive(
             Kind::Mixed => driver.get(name).await,
         };
         let now = Instant::now();
-        if now >= start && now <= end {
-            match done {
-                Ok(()) => {
-                    let us = u64::try_from((now - began).as_micros()).unwrap_or(u64::MAX);
-                    latencies.saturating_record(us.max(1));
-                }
-                Err(why) => failed.push(why),
+        match done {
+            Ok(()) if now >= start && now <= end => {
+                let us = u64::try_from((now - began).as_micros()).unwrap_or(u64::MAX);
+                seen.latencies.saturating_record(us.max(1));
+            }
+            Ok(()) => {}
+            Err(why) => {
+                seen.errors += 1;
+                seen.last_error = Some(why);
             }
         }
         if let Some(pace) = pace {

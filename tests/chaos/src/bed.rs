@@ -3,6 +3,7 @@
 use crate::disk::{Disk, unmount_left_behind};
 use crate::judge::Finding;
 use mareedb_bench::cluster::{Addresses, Cluster, Node, Options, Site};
+use mareedb_bench::directory::{self, Claim};
 use mareedb_bench::load::number;
 use mareedb_bench::net::Network;
 use nix::sys::signal::Signal;
@@ -40,7 +41,7 @@ const IMAGE: &str = "disk.image";
 pub struct Setup {
     /// The node's executable.
     pub server: PathBuf,
-    /// Directory for data and logs, which must not exist or was made by [`Bed::start`].
+    /// Directory for data and logs, made anew; see [`mareedb_bench::directory`].
     pub dir: PathBuf,
     /// 3 or 5, or 1.
     pub nodes: u8,
@@ -89,6 +90,8 @@ pub struct Bed {
     disks: Vec<Disk>,
     over: AtomicBool,
     _addresses: Option<Addresses>,
+    /// Last of all: whoever takes the directory next finds nothing mounted in it.
+    _claim: Claim,
 }
 
 /// The tasks beside a bed.
@@ -112,10 +115,9 @@ impl Bed {
     /// # Errors
     /// The directory, the network or a node cannot be made, or they form no cluster within a minute.
     pub async fn start(setup: &Setup) -> Result<(Arc<Bed>, Attendants), String> {
+        let claim = directory::hold(&setup.dir)?;
         unmount_left_behind(&setup.dir);
-        if setup.dir.exists() {
-            std::fs::remove_dir_all(&setup.dir).map_err(told)?;
-        }
+        claim.empty()?;
         let network = setup
             .network
             .then(|| Network::new(setup.nodes))
@@ -168,6 +170,7 @@ impl Bed {
             disks,
             over: AtomicBool::new(false),
             _addresses: addresses,
+            _claim: claim,
         });
         for at in 0..bed.count() {
             bed.node(at).start().map_err(told)?;
@@ -434,7 +437,8 @@ async fn watch(bed: Arc<Bed>) {
     }
 }
 
-/// Copies a directory's files, those of its directories too; disks are left out, since what is in them is mounted beside.
+/// Copies a directory's files, those of its directories too. Disks are left out, since what is in them is mounted beside, and so is the
+/// marker that lets the directory be emptied.
 ///
 /// # Errors
 /// A file cannot be read or written.
@@ -445,7 +449,10 @@ pub fn copy_all(from: &Path, to: &Path) -> std::io::Result<()> {
         let target = to.join(entry.file_name());
         if entry.file_type()?.is_dir() {
             copy_all(&entry.path(), &target)?;
-        } else if entry.file_type()?.is_file() && entry.file_name() != IMAGE {
+        } else if entry.file_type()?.is_file()
+            && entry.file_name() != IMAGE
+            && entry.file_name() != directory::MARKER
+        {
             std::fs::copy(entry.path(), target)?;
         }
     }

@@ -2,11 +2,11 @@
 
 use clap::Parser;
 use mareedb_bench::cluster::sibling_executable;
+use mareedb_bench::demo::interrupted;
 use mareedb_chaos::bed::WITH_FAULTS;
 use mareedb_chaos::campaign::{Args, campaign};
 use mareedb_chaos::results;
 use std::process::{Command, ExitCode};
-use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
 #[command(
@@ -51,17 +51,6 @@ fn run(args: &Args) -> Result<(), String> {
                 () = interrupted() => Err("interrupted".to_owned()),
             }
         })
-}
-
-/// Ctrl-C, or `timeout`.
-async fn interrupted() {
-    let Ok(mut terminated) = signal(SignalKind::terminate()) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminated.recv() => {}
-    }
 }
 
 /// Builds the node that can be asked for faults.

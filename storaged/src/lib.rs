@@ -192,8 +192,8 @@ fn check_orphans<'a>(
     Err(Ended::Failed(
         ExitCode::LogDamaged,
         format!(
-            "{}: {group} is applied up to {applied}, and no log knows of it: bring the directory 'log' back, or start \
-             this node with an empty data directory",
+            "{}: {group} is applied up to {applied}, and no log knows of it: bring that very directory 'log' back; \
+             without it the node is lost, see docs/runbooks/lost-node.md",
             data_dir.display()
         ),
     ))

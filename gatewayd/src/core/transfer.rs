@@ -30,7 +30,7 @@ impl Core {
         if view.members.len() < 2 {
             let alone = "the cluster has no other member that could lead";
             return Err(ApiError::new(ErrorCode::PreconditionFailed, alone)
-                .with_remedy("Add a node first."));
+                .with_remedy("No other node could lead: there is nothing to do."));
         }
         let meta = view.groups.iter().find(|group| group.id == META_GROUP);
         let meta = meta.ok_or_else(|| self.unready().told())?;

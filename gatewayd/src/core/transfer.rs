@@ -8,6 +8,7 @@ use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError};
 use mareedb_ipc::wire::view::{ClusterView, GroupView};
 use mareedb_ipc::wire::{GroupId, META_GROUP, NodeId};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
 impl Core {
@@ -32,11 +33,7 @@ impl Core {
             return Err(ApiError::new(ErrorCode::PreconditionFailed, alone)
                 .with_remedy("No other node could lead: there is nothing to do."));
         }
-        let meta = view.groups.iter().find(|group| group.id == META_GROUP);
-        let meta = meta.ok_or_else(|| self.unready().told())?;
-        let leader = meta
-            .leader
-            .ok_or_else(|| ApiError::new(ErrorCode::NoQuorum, no_leader(&view, meta)))?;
+        let (view, leader) = self.led_view(deadline).await?;
         let led = view.groups.iter();
         let led = led.filter(|group| group.leader == Some(leader));
         let led = led.map(|group| group.id).collect();
@@ -48,6 +45,22 @@ impl Core {
         })?;
         self.bring(to, led, BTreeSet::from([leader]), deadline)
             .await
+    }
+
+    /// The view once somebody leads the meta group: between two leaders there is none for a moment.
+    async fn led_view(&self, deadline: Instant) -> Result<(Arc<ClusterView>, NodeId), ApiError> {
+        loop {
+            let view = self.view().ok_or_else(|| self.unready().told())?;
+            let meta = view.groups.iter().find(|group| group.id == META_GROUP);
+            let meta = meta.ok_or_else(|| self.unready().told())?;
+            if let Some(leader) = meta.leader {
+                return Ok((view, leader));
+            }
+            if Instant::now() >= deadline {
+                return Err(ApiError::new(ErrorCode::NoQuorum, no_leader(&view, meta)));
+            }
+            self.pause(deadline).await;
+        }
     }
 
     /// Waits until these groups are led by one node. Leaders that were not `asked` yet are asked to hand over to it.

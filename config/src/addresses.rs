@@ -44,8 +44,8 @@ pub(crate) fn peer_fault(peer: &str) -> Option<&'static str> {
             }
             match host.parse::<Ipv4Addr>() {
                 Ok(address) => unreachable_fault(address.into()),
-                // No name ends so, and a resolver that takes 10.1 for an address finds another one than was meant.
-                Err(_) if ends_with_number(host) => Some("is no IPv4 address"),
+                // No name is all numbers, and a resolver that takes 10.1 for an address finds another one than was meant.
+                Err(_) if is_all_numbers(host) => Some("is no IPv4 address"),
                 Err(_) => None,
             }
         }
@@ -59,9 +59,13 @@ fn unreachable_fault(address: IpAddr) -> Option<&'static str> {
         .then_some("is no address that others can reach")
 }
 
-fn ends_with_number(host: &str) -> bool {
-    let last = host.trim_end_matches('.').rsplit('.').next();
-    last.is_some_and(|label| !label.is_empty() && label.chars().all(|c| c.is_ascii_digit()))
+fn is_all_numbers(host: &str) -> bool {
+    host.chars().all(|c| c.is_ascii_digit() || c == '.')
+}
+
+fn is_unspecified(host: &str) -> bool {
+    host.parse::<IpAddr>()
+        .is_ok_and(|address| address.is_unspecified())
 }
 
 /// Host of an entry of `peers`, without brackets.
@@ -97,7 +101,10 @@ pub(crate) fn loopback(config: &Config, found: &mut Found) {
             ),
         );
     }
-    for peer in peers.iter().filter(|peer| is_loopback(host_of(peer))) {
+    // The own entry is the node's address unless another setting is; the others find by its incarnation whom they dial.
+    let named = server.advertise_addr.is_some() || !is_unspecified(&server.listen_addr);
+    let own = |peer: &&String| !named && is_loopback(host_of(peer));
+    for peer in peers.iter().filter(own) {
         add(
             found,
             "cluster.peers",
@@ -150,6 +157,7 @@ mod tests {
             "10-0-0-1.example.:7001",
             "7eleven.example:7001",
             "1a:7001",
+            "mareedb.1:7001",
         ] {
             assert_eq!(peer_fault(good), None, "{good}");
         }

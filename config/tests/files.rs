@@ -99,6 +99,11 @@ fn only_a_cluster_of_one_machine_is_on_loopback() {
         // What a name leads to is looked up at the start.
         (own, "\"db2.example:7001\""),
         ("advertise_addr = \"192.168.1.10\"", far),
+        // The others find by its incarnation whom they dial.
+        (
+            "advertise_addr = \"192.168.1.10\"",
+            "\"127.0.0.1:7001\", \"192.168.1.11:7001\"",
+        ),
         // Behind a proxy.
         (
             "listen_addr = \"127.0.0.1\"\nadvertise_addr = \"192.168.1.10\"",

@@ -35,14 +35,12 @@ impl Heard {
         rt::now().saturating_duration_since(self.at)
     }
 
-    /// The leader and the term, of openraft's and of what was heard less than `patience` ago the newer ones.
+    /// The leader and the term, of openraft's and of what was heard the newer ones. A leader that was heard `patience` ago or earlier is
+    /// none, and its predecessor is none either.
     pub fn newer(&self, leader: Option<u64>, term: u64, patience: Duration) -> (Option<u64>, u64) {
         match self.leader {
-            Some((heard, from))
-                if (term < heard || term == heard && leader.is_none())
-                    && self.silence() < patience =>
-            {
-                (Some(from.0), heard)
+            Some((heard, from)) if term < heard || term == heard && leader.is_none() => {
+                ((self.silence() < patience).then_some(from.0), heard)
             }
             _ => (leader, term),
         }
@@ -73,6 +71,6 @@ mod tests {
         heard.hear(3, ReplicaId(7));
         heard.hear(2, ReplicaId(5));
         assert_eq!(heard.newer(None, 2, PATIENCE), (Some(7), 3));
-        assert_eq!(heard.newer(None, 2, Duration::ZERO), (None, 2));
+        assert_eq!(heard.newer(Some(5), 2, Duration::ZERO), (None, 3));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::formation::Formation;
 use crate::peers::{Ages, Peers};
-use crate::raft::{C, position};
+use crate::raft::{C, Place, position};
 use crate::replica::Replica;
 use mareedb_ipc::wire::storage::KeyRange;
 use mareedb_ipc::wire::view::{
@@ -151,6 +151,16 @@ fn member_view(
     }
 }
 
+/// Whether a member is there and its disk writes, so that it can acknowledge.
+fn sound(sources: &Sources<'_>, place: &Place) -> bool {
+    let (peers, now) = (sources.peers, sources.now);
+    if Some(place.node) == sources.me.id {
+        !sources.disk_stalled
+    } else {
+        peers.online(&place.addr, now) && !peers.stalled(&place.addr, now)
+    }
+}
+
 fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica, range: &KeyRange) -> GroupView {
     let metrics = metrics(replica);
     let membership = &metrics.membership_config;
@@ -171,7 +181,14 @@ fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica, range: &KeyRange
     } else {
         true
     };
+    // A leader that this replica cannot follow yet leads only if others can.
+    let followed = term == metrics.current_term || {
+        let voters = voters.iter().filter_map(|voter| membership.get_node(voter));
+        let sound = voters.filter(|place| sound(sources, place)).count();
+        sound > membership.voter_ids().count() / 2
+    };
     let leader = leading
+        .filter(|_| followed)
         .and_then(|leader| membership.get_node(&leader))
         .filter(|place| {
             Some(place.node) == sources.me.id || sources.peers.online(&place.addr, sources.now)

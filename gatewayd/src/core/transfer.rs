@@ -33,12 +33,10 @@ impl Core {
             return Err(ApiError::new(ErrorCode::PreconditionFailed, alone)
                 .with_remedy("No other node could lead: there is nothing to do."));
         }
-        let (view, leader) = self.led_view(deadline).await?;
+        let (view, leader, heir) = self.hand_over(deadline).await?;
         let led = view.groups.iter();
         let led = led.filter(|group| group.leader == Some(leader));
         let led = led.map(|group| group.id).collect();
-        let asked = self.ask_to_hand_over(&view, leader, None, deadline).await;
-        let heir = asked.map_err(Attempt::told)?;
         let to = id_of(&view, &heir).ok_or_else(|| {
             let what = format!("leadership goes to '{heir}', whom this node does not know");
             ApiError::new(ErrorCode::OutcomeUnknown, what).with_remedy(LOOK)
@@ -47,17 +45,29 @@ impl Core {
             .await
     }
 
-    /// The view once somebody leads the meta group: between two leaders there is none for a moment.
-    async fn led_view(&self, deadline: Instant) -> Result<(Arc<ClusterView>, NodeId), ApiError> {
+    /// Has who leads the meta group name an heir. Between two leaders there is none for a moment, or this node still names the old one.
+    async fn hand_over(
+        &self,
+        deadline: Instant,
+    ) -> Result<(Arc<ClusterView>, NodeId, String), ApiError> {
         loop {
-            let view = self.view().ok_or_else(|| self.unready().told())?;
-            let meta = view.groups.iter().find(|group| group.id == META_GROUP);
-            let meta = meta.ok_or_else(|| self.unready().told())?;
-            if let Some(leader) = meta.leader {
-                return Ok((view, leader));
+            let mut why = self.unready();
+            let view = self.view();
+            let meta = view
+                .as_ref()
+                .and_then(|view| view.groups.iter().find(|group| group.id == META_GROUP));
+            if let (Some(view), Some(meta)) = (&view, meta) {
+                why = Attempt::Unproposed(ErrorCode::NoQuorum, no_leader(view, meta));
+                if let Some(leader) = meta.leader {
+                    match self.ask_to_hand_over(view, leader, None, deadline).await {
+                        Ok(heir) => return Ok((view.clone(), leader, heir)),
+                        Err(moved @ Attempt::Unproposed(ErrorCode::NoQuorum, _)) => why = moved,
+                        Err(other) => return Err(other.told()),
+                    }
+                }
             }
             if Instant::now() >= deadline {
-                return Err(ApiError::new(ErrorCode::NoQuorum, no_leader(&view, meta)));
+                return Err(why.told());
             }
             self.pause(deadline).await;
         }

@@ -48,7 +48,14 @@ async fn call(
         .unwrap_or_else(|broken| panic!("{path}: {broken}"))
 }
 
-/// The object has exactly or at least these fields.
+/// A transaction whose byte strings are text.
+async fn txn(node: &Node, body: &str) -> Answer {
+    let json = [("content-type", "application/json")];
+    let path = "/v1/txn?encoding=utf8";
+    call(node, Method::POST, path, &json, body.as_bytes()).await
+}
+
+/// The object has at least these fields.
 fn has_fields(value: &Value, fields: &[&str]) {
     for field in fields {
         assert!(value.get(field).is_some(), "no field {field} in {value}");
@@ -199,11 +206,10 @@ fn a_transaction_answers_with_the_shapes_of_the_contract() {
     block_on(async {
         let bed = one_node().await;
         let node = &bed.cluster.nodes[0];
-        let json = [("content-type", "application/json")];
-        let body = br#"{"compare":[{"key":"x","target":"mod_revision","op":"==","value":0}],
+        let body = r#"{"compare":[{"key":"x","target":"mod_revision","op":"==","value":0}],
             "success":[{"put":{"key":"x","value":"1"}},{"get":{"key":"x"}},{"delete":{"key":"y"}},{"range":{"start":"a","end":"z","limit":5}}],
             "failure":[{"get":{"key":"x"}}]}"#;
-        let done = call(node, Method::POST, "/v1/txn?encoding=utf8", &json, body).await;
+        let done = txn(node, body).await;
         assert_eq!(done.status, 200, "{done:?}");
         let done = done.json();
         has_fields(&done, &["succeeded", "revision", "results"]);
@@ -212,48 +218,20 @@ fn a_transaction_answers_with_the_shapes_of_the_contract() {
         assert_eq!(done["results"][1]["get"]["item"]["value"], "1", "{done}");
         assert_eq!(done["results"][2]["delete"]["deleted"], false, "{done}");
         assert_eq!(done["results"][3]["range"]["more"], false, "{done}");
-        let done = call(node, Method::POST, "/v1/txn?encoding=utf8", &json, body)
-            .await
-            .json();
+        let done = txn(node, body).await.json();
         assert_eq!(done["succeeded"], false, "{done}");
         assert_eq!(done["results"].as_array().unwrap().len(), 1);
 
-        let twice = br#"{"compare":[],"success":[{"put":{"key":"x","value":"1"}},{"delete":{"key":"x"}}],"failure":[]}"#;
-        is_error(
-            &call(node, Method::POST, "/v1/txn?encoding=utf8", &json, twice).await,
-            400,
-            "BAD_REQUEST",
-        );
+        let twice = r#"{"compare":[],"success":[{"put":{"key":"x","value":"1"}},{"delete":{"key":"x"}}],"failure":[]}"#;
+        is_error(&txn(node, twice).await, 400, "BAD_REQUEST");
         let op = r#"{"get":{"key":"x"}}"#;
         let many = format!(
             r#"{{"compare":[],"success":[{}],"failure":[]}}"#,
             [op; 129].join(",")
         );
-        is_error(
-            &call(
-                node,
-                Method::POST,
-                "/v1/txn?encoding=utf8",
-                &json,
-                many.as_bytes(),
-            )
-            .await,
-            400,
-            "BAD_REQUEST",
-        );
+        is_error(&txn(node, &many).await, 400, "BAD_REQUEST");
         for broken in ["", "{", r#"{"success":[{"paint":{}}]}"#, r#"{"sucess":[]}"#] {
-            is_error(
-                &call(
-                    node,
-                    Method::POST,
-                    "/v1/txn?encoding=utf8",
-                    &json,
-                    broken.as_bytes(),
-                )
-                .await,
-                400,
-                "BAD_REQUEST",
-            );
+            is_error(&txn(node, broken).await, 400, "BAD_REQUEST");
         }
     });
 }

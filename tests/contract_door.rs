@@ -25,19 +25,7 @@ fn what_no_daemon_may_see_is_refused_at_the_door_and_the_daemons_live() {
         let large = format!(
             r#"{{"compare":[{compare},{compare}],"success":[{{"get":{{"key":"x"}}}}],"failure":[]}}"#
         );
-        let json = [("content-type", "application/json")];
-        is_error(
-            &call(
-                node,
-                Method::POST,
-                "/v1/txn?encoding=utf8",
-                &json,
-                large.as_bytes(),
-            )
-            .await,
-            413,
-            "VALUE_TOO_LARGE",
-        );
+        is_error(&txn(node, &large).await, 413, "VALUE_TOO_LARGE");
         // A stranger on the peers' port proposes what is no command, and one that only a leader may say.
         let view = node.ask("/v1/node").await.unwrap();
         assert!(view.is_object());

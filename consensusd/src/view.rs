@@ -182,10 +182,10 @@ fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica, range: &KeyRange
         true
     };
     // A leader that this replica cannot follow yet leads only if others can.
-    let followed = term == metrics.current_term || {
-        let voters = voters.iter().filter_map(|voter| membership.get_node(voter));
-        let sound = voters.filter(|place| sound(sources, place)).count();
-        sound > membership.voter_ids().count() / 2
+    let follows = (leading, term) == (metrics.current_leader, metrics.current_term);
+    let followed = follows || {
+        let places = voters.iter().filter_map(|voter| membership.get_node(voter));
+        places.filter(|place| sound(sources, place)).count() > voters.len() / 2
     };
     let leader = leading
         .filter(|_| followed)

@@ -47,6 +47,23 @@ fn store(dir: &Path) -> Store {
     store
 }
 
+/// Reads the whole of a store, as of a revision.
+fn read_all(store: &Store, revision: Option<Revision>) -> Result<ReadResponse, ReadError> {
+    store.read(&ReadRequest {
+        group: GROUP,
+        epoch: 1,
+        min_index: 0,
+        query: Query::Range {
+            start: Bytes::new(),
+            end: Bytes::new(),
+            limit: 1000,
+            max_bytes: 1 << 20,
+            revision,
+            keys_only: false,
+        },
+    })
+}
+
 /// At a wall clock's `ms`, without a word of how long it took.
 fn entry(index: u64, ms: u64, command: &Command) -> LogEntry {
     later(index, ms, 0, command)

@@ -16,20 +16,7 @@ fn pair_of(number: u64) -> Txn {
 }
 
 fn both(store: &Store) -> (u64, Vec<Bytes>) {
-    let request = ReadRequest {
-        group: GROUP,
-        epoch: 1,
-        min_index: 0,
-        query: Query::Range {
-            start: Bytes::new(),
-            end: Bytes::new(),
-            limit: 10,
-            max_bytes: 1 << 20,
-            revision: None,
-            keys_only: false,
-        },
-    };
-    let response = store.read(&request).unwrap();
+    let response = read_all(store, None).unwrap();
     let values = response.items.into_iter().map(|item| item.value).collect();
     (response.applied_index, values)
 }

@@ -89,20 +89,7 @@ fn command(action: &Do, model: &mut Model) -> Option<Command> {
 
 /// The whole of a store, as of a revision.
 fn everything(store: &Store, revision: Option<Revision>) -> Result<Vec<Item>, ReadError> {
-    let request = ReadRequest {
-        group: GROUP,
-        epoch: 1,
-        min_index: 0,
-        query: Query::Range {
-            start: Bytes::new(),
-            end: Bytes::new(),
-            limit: 1000,
-            max_bytes: 1 << 20,
-            revision,
-            keys_only: false,
-        },
-    };
-    store.read(&request).map(|response| response.items)
+    read_all(store, revision).map(|response| response.items)
 }
 
 fn items(of: &BTreeMap<Bytes, Kept>) -> Vec<Item> {

@@ -1,4 +1,4 @@
-//! A minute of chaos with a seed, and the proof that the runner would notice a lost write.
+//! A minute of chaos with a seed, and the proof that the runner would notice a lost write, and who ends that nobody has ended.
 
 #[allow(dead_code, reason = "not every test program needs all of it")]
 mod support;
@@ -10,6 +10,10 @@ use mareedb_chaos::fault::named;
 use mareedb_chaos::judge::LogMarks;
 use mareedb_chaos::round::{Plan, Round, run};
 use mareedb_chaos::workload::Plant;
+use nix::sys::signal::Signal;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 use support::{block_on, server_with_faults};
@@ -28,6 +32,11 @@ fn plan(seed: u64, faults: &str, plant: Plant) -> Plan {
 
 /// Runs rounds on one cluster of three.
 async fn rounds(plans: &[Plan]) -> Vec<Round> {
+    rounds_after(|_| (), plans).await
+}
+
+/// Runs rounds on one cluster of three, once something was done to it.
+async fn rounds_after(before: impl FnOnce(&Bed), plans: &[Plan]) -> Vec<Round> {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let setup = Setup {
         server: server_with_faults(),
@@ -37,6 +46,7 @@ async fn rounds(plans: &[Plan]) -> Vec<Round> {
         disks: Disk::possible(dir.path()),
     };
     let (bed, _attendants): (Arc<Bed>, _) = Bed::start(&setup).await.expect("a cluster");
+    before(&bed);
     let mut marks = LogMarks::default();
     let mut done = Vec::new();
     for plan in plans {
@@ -89,6 +99,35 @@ fn a_lost_write_would_be_noticed() {
                 .iter()
                 .all(|finding| ["register", "committed", "revisions"]
                     .contains(&finding.promise.as_str())),
+            "{findings:?}"
+        );
+    });
+}
+
+#[test]
+fn who_ends_that_nobody_has_ended_would_be_noticed() {
+    block_on(async {
+        let plan = Plan {
+            load: Duration::from_secs(2),
+            ..plan(2, "none", Plant::Nothing)
+        };
+        let plant = |bed: &Bed| {
+            let (_, log) = bed.logs().swap_remove(0);
+            let mut log = File::options().append(true).open(log).expect("a log");
+            writeln!(log, "storaged ended: exit code 70 (why): it was planted").expect("a line");
+            bed.node(1).signal(Signal::SIGKILL);
+        };
+        let rounds = rounds_after(plant, &[plan]).await;
+        let findings = &rounds[0].findings;
+        let promises: BTreeSet<&str> = findings
+            .iter()
+            .map(|finding| finding.promise.as_str())
+            .collect();
+        assert_eq!(promises, BTreeSet::from(["ENDS", "EXIT"]), "{findings:?}");
+        assert!(
+            findings
+                .iter()
+                .any(|finding| finding.evidence.contains("it was planted")),
             "{findings:?}"
         );
     });

@@ -8,7 +8,6 @@ use mareedb_config::Config;
 use mareedb_consensusd::log_link::LogLink;
 use mareedb_consensusd::raft::log_store::LogStore;
 use mareedb_consensusd::raft::{C, Reply, log_id, position};
-use mareedb_consensusd::wake::Wake;
 use mareedb_ipc::testing::NodeInProcess;
 use mareedb_ipc::wire::storage::{
     FromStorage, KeyRange, ReplicaState, SnapshotMeta, StorageAnswer, StorageRequest, ToStorage,
@@ -29,6 +28,7 @@ use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// The log store, except for two things that the suite does and raft never does.
 ///
@@ -270,24 +270,17 @@ fn openrafts_log_suite_over_storaged() {
     config.server.data_dir = dir.path().to_str().unwrap().into();
     config.storage.segment_bytes = 2 << 20;
     let json = serde_json::to_string(&config).unwrap();
-    let ring = 4 << 20;
     let topology = Topology {
         shards: 1,
         readers: 1,
-        sizes: RingSizes {
-            log: ring,
-            client: ring,
-            peer: ring,
-            bulk: ring,
-            read: ring,
-        },
+        sizes: RingSizes::each(4 << 20),
     };
     let node = NodeInProcess::new(topology, &json);
     let mut consensus = node.attach(Role::Consensus);
     let storage = node.attach(Role::Storage);
     let storaged = std::thread::spawn(move || mareedb_storaged::run(storage));
 
-    let wake = Arc::new(Wake::default());
+    let wake = Arc::new(Notify::new());
     let lane = Lane::Log(0);
     let link = LogLink::new(consensus.sender(Role::Storage, lane), wake.clone());
     let receiver = consensus.receiver(Role::Storage, lane);
@@ -305,7 +298,7 @@ fn openrafts_log_suite_over_storaged() {
         let suite = async {
             tokio::spawn(async move {
                 loop {
-                    wake.wait().await;
+                    wake.notified().await;
                     ringer.ring();
                 }
             });

@@ -34,6 +34,11 @@ impl ApiError {
         }
     }
 
+    /// BAD_REQUEST.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        ApiError::new(ErrorCode::BadRequest, message)
+    }
+
     /// With a better remedy.
     pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = remedy.into();

@@ -11,6 +11,7 @@
 
 pub mod codes;
 pub mod error;
+pub mod keys;
 pub mod rest;
 pub mod values;
 

@@ -6,8 +6,9 @@ use crate::monitor;
 use crate::output::{self, Format};
 use crate::tries::Repeat;
 use clap::Subcommand;
-use mareedb_api::rest::{ClusterStatus, Elections, Encoding};
+use mareedb_api::rest::{ClusterStatus, Elections, Encoding, TransferAnswer};
 use mareedb_api::v1;
+use mareedb_api::values::Verdict;
 use mareedb_api::{ApiError, ErrorCode};
 use std::time::{Duration, SystemTime};
 
@@ -117,9 +118,9 @@ async fn status(connection: &Connection, format: Format) -> Result<Exit, Failure
         Ok(_) | Err(Failure::Closed) => {}
         Err(failure) => return Err(failure),
     }
-    Ok(match status.verdict.as_str() {
-        "healthy" => Exit::Done,
-        "degraded" => Exit::Degraded,
+    Ok(match status.verdict.parse::<Verdict>() {
+        Ok(Verdict::Healthy) => Exit::Done,
+        Ok(Verdict::Degraded) => Exit::Degraded,
         _ => Exit::NoQuorum,
     })
 }
@@ -167,15 +168,15 @@ fn screen(status: &v1::ClusterStatusResponse) -> String {
     if let Some(lag) = status.replication_lag_ms_max {
         out.push_str(&format!("Replication lag: max {lag}ms\n"));
     }
-    match status.verdict.as_str() {
-        "healthy" | "degraded" => {
+    match status.verdict.parse::<Verdict>() {
+        Ok(Verdict::Healthy | Verdict::Degraded) => {
             out.push_str(&format!(
                 "Cluster operational. Quorum: {}/{}.\n",
                 status.quorum,
                 status.members.len()
             ));
         }
-        "forming" => out.push_str("Cluster is forming.\n"),
+        Ok(Verdict::Forming) => out.push_str("Cluster is forming.\n"),
         _ => out.push_str(&format!(
             "Cluster not operational: writes and linearizable reads wait. Quorum: {}/{}.\n",
             status.quorum,
@@ -255,7 +256,7 @@ async fn transfer(
         .await?
         .into_inner();
     if format == Format::Json {
-        return output::json(&serde_json::json!({ "leader": done.leader }));
+        return output::json(&TransferAnswer::from(&done));
     }
     let mut text = format!("Leader transferred to {}.", done.leader);
     if let Some(old) = before.leader.filter(|old| *old != done.leader) {

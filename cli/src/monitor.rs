@@ -7,6 +7,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::{self, Format};
 use crate::table::thousands;
 use mareedb_api::v1;
+use mareedb_api::values::GroupKind;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 use unicode_width::UnicodeWidthStr;
@@ -79,7 +80,7 @@ fn rate(status: &v1::ClusterStatusResponse, before: &mut Option<(Instant, u64)>)
     let commits: u64 = status
         .groups
         .iter()
-        .filter(|group| group.kind == "data")
+        .filter(|group| group.kind == GroupKind::Data.as_str())
         .filter_map(|group| group.commit_index)
         .sum();
     before.replace((now, commits)).map(|(at, then)| {

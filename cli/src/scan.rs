@@ -7,6 +7,7 @@ use crate::kv::{consistency, document};
 use crate::output::{self, Format, readable};
 use crate::tries::Repeat;
 use clap::Args;
+use mareedb_api::keys::after_prefix;
 use mareedb_api::{ErrorCode, v1};
 use tokio::time::timeout;
 use tonic::Streaming;
@@ -117,7 +118,7 @@ fn rest(request: &mut v1::RangeRequest, page: &v1::RangeResponse) -> bool {
     request.revision = page.revision;
     if let Some(last) = page.items.last() {
         if let Some(prefix) = request.prefix.take() {
-            request.end = after_prefix(&prefix).into();
+            request.end = after_prefix(&prefix);
         }
         request.start = [&last.key[..], &[0]].concat().into();
     }
@@ -126,16 +127,6 @@ fn rest(request: &mut v1::RangeRequest, page: &v1::RangeResponse) -> bool {
     }
     request.limit = request.limit.saturating_sub(page.items.len() as u64);
     request.limit == 0
-}
-
-/// The first key beyond all with a prefix; empty: there is none.
-fn after_prefix(prefix: &[u8]) -> Vec<u8> {
-    let kept = prefix.iter().rposition(|byte| *byte != 0xff);
-    kept.map_or_else(Vec::new, |at| {
-        let mut end = prefix[..=at].to_vec();
-        end[at] += 1;
-        end
-    })
 }
 
 #[cfg(test)]
@@ -166,13 +157,5 @@ mod tests {
         assert_eq!(&request.end[..], b"a\x80");
         assert_eq!((request.limit, request.revision), (1, 77));
         assert!(rest(&mut request, &page(&[b"a\x7f3"])), "the limit is met");
-    }
-
-    #[test]
-    fn a_prefix_ends_where_no_key_has_it() {
-        assert_eq!(after_prefix(b"ab"), b"ac");
-        assert_eq!(after_prefix(b"a\xff\xff"), b"b");
-        assert_eq!(after_prefix(b"\xff"), b"");
-        assert_eq!(after_prefix(b""), b"");
     }
 }

@@ -3,6 +3,7 @@
 //! Every fault of a file is told at once, with its line, its key, and the nearest key that exists.
 
 mod addresses;
+pub mod bounds;
 mod faults;
 mod level;
 mod load;

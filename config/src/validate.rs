@@ -1,18 +1,14 @@
 //! What types cannot say: ranges, forms, and how values fit together.
 
 use crate::addresses::{loopback, peer_fault};
+use crate::bounds;
 use crate::level::level;
 use crate::schema::{Cluster, Config, Ipc, Limits, Server, Storage};
 use std::net::IpAddr;
 
 /// Room that a message needs beyond the request that it carries.
 pub const MESSAGE_EXTRA_BYTES: u64 = 64 << 10;
-/// A batch of log entries, at most.
-const BATCH_BYTES: u64 = 1 << 20;
-/// The largest outcome of a transaction: a largest value of the default settings, and its key.
-const OUTCOME_BYTES: u64 = 1600 << 10;
-/// The longest key that storaged's state machine takes.
-const KEY_BYTES_MAX: u64 = 32_000;
+const OUTCOME_BYTES_MAX: u64 = bounds::OUTCOME_BYTES_MAX as u64;
 const NAME_BYTES_MAX: usize = 63;
 /// What clients ask for when nobody tells them otherwise: 5,000 by the API, a little less by the command line client.
 const TIMEOUT_MS_LEAST: u64 = 5_000;
@@ -263,7 +259,8 @@ fn storage(storage: &Storage, limits: &Limits, found: &mut Found) {
     if !storage.segment_bytes.is_multiple_of(4096) {
         add(found, "storage.segment_bytes", "is no multiple of 4096");
     }
-    let least = times(2, limits.request_bytes_max.max(BATCH_BYTES));
+    let batch = bounds::BATCH_BYTES_MAX as u64;
+    let least = times(2, limits.request_bytes_max.max(batch));
     if storage.segment_bytes < least {
         add(
             found,
@@ -333,50 +330,50 @@ fn times(count: u64, bytes: u64) -> u64 {
 }
 
 fn ipc(ipc: &Ipc, limits: &Limits, found: &mut Found) {
-    let least = times(4, limits.request_bytes_max);
-    let outcome = times(4, OUTCOME_BYTES);
-    for (key, bytes) in [
-        ("ipc.log_ring_bytes", ipc.log_ring_bytes),
-        ("ipc.client_ring_bytes", ipc.client_ring_bytes),
-        ("ipc.peer_ring_bytes", ipc.peer_ring_bytes),
-        ("ipc.bulk_ring_bytes", ipc.bulk_ring_bytes),
-        ("ipc.read_ring_bytes", ipc.read_ring_bytes),
+    let request = (
+        times(4, limits.request_bytes_max),
+        "the largest request needs",
+    );
+    let outcome = (times(4, OUTCOME_BYTES_MAX), "the largest outcome needs");
+    // Smaller values may be allowed now than when the store was filled.
+    let stored = (outcome.0, "a value needs that may be in the store");
+    // Snapshots travel in small parts, but a pair travels whole.
+    let pair = (
+        times(4, pair(limits).max(OUTCOME_BYTES_MAX)),
+        "the largest pair needs",
+    );
+    for (key, bytes, (least, what)) in [
+        (
+            "ipc.log_ring_bytes",
+            ipc.log_ring_bytes,
+            outcome.max(request),
+        ),
+        (
+            "ipc.client_ring_bytes",
+            ipc.client_ring_bytes,
+            outcome.max(request),
+        ),
+        ("ipc.peer_ring_bytes", ipc.peer_ring_bytes, request),
+        ("ipc.bulk_ring_bytes", ipc.bulk_ring_bytes, pair),
+        (
+            "ipc.read_ring_bytes",
+            ipc.read_ring_bytes,
+            stored.max(request),
+        ),
     ] {
         if !bytes.is_power_of_two() {
             add(found, key, format!("is {bytes}: a power of two is wanted"));
-        } else if key == "ipc.bulk_ring_bytes" {
-            // Snapshots travel in small parts, but a pair travels whole.
-            let least = times(4, pair(limits).max(OUTCOME_BYTES));
-            if bytes < least {
-                let what =
-                    format!("is {bytes}: at least {least}, four times what the largest pair needs");
-                add(found, key, what);
-            }
-        } else if matches!(key, "ipc.log_ring_bytes" | "ipc.client_ring_bytes") && bytes < outcome {
-            add(
-                found,
-                key,
-                format!(
-                    "is {bytes}: at least {outcome}, four times what the largest outcome needs"
-                ),
-            );
-        } else if key == "ipc.read_ring_bytes" && bytes < outcome {
-            // Smaller values may be allowed now than when the store was filled.
-            add(
-                found,
-                key,
-                format!(
-                    "is {bytes}: at least {outcome}, four times what a value needs that may be in the store"
-                ),
-            );
         } else if bytes < least {
-            add(
+            let why = format!("is {bytes}: at least {least}, four times what {what}");
+            add(found, key, why);
+        } else {
+            within(
                 found,
                 key,
-                format!("is {bytes}: at least {least}, four times what the largest request needs"),
+                bytes,
+                bounds::RING_BYTES_MIN,
+                bounds::RING_BYTES_MAX,
             );
-        } else {
-            within(found, key, bytes, 1 << 20, 4 << 30);
         }
     }
 }
@@ -392,22 +389,21 @@ fn limits(limits: &Limits, found: &mut Found) {
         "limits.key_bytes_max",
         limits.key_bytes_max,
         1,
-        KEY_BYTES_MAX,
+        bounds::KEY_BYTES_MAX as u64,
     );
     within(
         found,
         "limits.value_bytes_max",
         limits.value_bytes_max,
         1,
-        8 << 20,
+        bounds::VALUE_BYTES_MAX as u64,
     );
     within(
         found,
         "limits.request_bytes_max",
         limits.request_bytes_max,
         1,
-        // What a frame between nodes carries, and what is around it.
-        7 << 20,
+        bounds::REQUEST_BYTES_MAX as u64,
     );
     let least = pair(limits);
     if limits.request_bytes_max < least {

@@ -161,9 +161,45 @@ fn values_that_would_be_found_out_while_the_node_runs_are_refused() {
         ),
         ("storage", "history_ms = 0", "is 0: at least 1000"),
         (
+            "storage",
+            "segment_bytes = 4194304",
+            "is 4194304: at least 4325376, twice what the largest request or batch needs",
+        ),
+        // Small requests make no small batches.
+        (
+            "limits",
+            "value_bytes_max = 65536\nrequest_bytes_max = 131072\n[storage]\nsegment_bytes = 2097152",
+            "is 2097152: at least 2228224, twice what the largest request or batch needs",
+        ),
+        (
             "ipc",
             "read_ring_bytes = 4194304",
             "is 4194304: at least 6815744",
+        ),
+        (
+            "ipc",
+            "log_ring_bytes = 4194304",
+            "is 4194304: at least 6815744, four times what the largest outcome needs",
+        ),
+        (
+            "ipc",
+            "client_ring_bytes = 4194304",
+            "is 4194304: at least 6815744, four times what the largest outcome needs",
+        ),
+        (
+            "ipc",
+            "bulk_ring_bytes = 4194304",
+            "is 4194304: at least 6815744, four times what the largest pair needs",
+        ),
+        (
+            "limits",
+            "value_bytes_max = 2093056",
+            "ipc.bulk_ring_bytes: is 8388608: at least 8650752, four times what the largest pair needs",
+        ),
+        (
+            "ipc",
+            "bulk_ring_bytes = 8589934592",
+            "is 8589934592: from 1048576 to 4294967296",
         ),
         (
             "limits",
@@ -192,6 +228,7 @@ fn values_that_would_be_found_out_while_the_node_runs_are_refused() {
         "[limits]\nidempotency_ttl_ms = 120000\n",
         "[limits]\ntimeout_ms_max = 5000\nidempotency_ttl_ms = 10000\n",
         "[storage]\nhistory_ms = 1000\n",
+        "[storage]\nsegment_bytes = 4325376\n",
         "[ipc]\nread_ring_bytes = 16777216\n",
     ] {
         assert!(parse(text, "x").is_ok(), "{}", faults(text));

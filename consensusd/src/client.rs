@@ -102,7 +102,6 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wake::Wake;
     use mareedb_ipc::testing::NodeInProcess;
     use mareedb_ipc::{Lane, Role};
 
@@ -111,7 +110,7 @@ mod tests {
         let node = NodeInProcess::small("{}");
         let mut consensus = node.attach(Role::Consensus);
         let mut sender = consensus.sender(Role::Gateway, Lane::Client);
-        let outbox = Outbox::before(&sender, Arc::new(Wake::default()));
+        let outbox = Outbox::before(&sender, || {});
         let client = Client::new(outbox.clone());
         let (before, waiting) = (client.call(7), client.call(8));
         client.read_index(waiting, Ok(1));

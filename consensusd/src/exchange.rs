@@ -6,11 +6,11 @@
 //! Ordering: frames to one peer go out in the order in which they are asked, and its answers come in the order in which
 //! it gave them.
 
-use crate::frames::{Answer, Ask, Frame, Route};
+use crate::frames::{Answer, Ask, Frame, OPEN_MAX, Route};
 use crate::peers::PEERS_MAX;
 use crate::succession::Evidence;
 use crate::takes::Takes;
-use mareedb_ipc::wire::peer::PeerOut;
+use mareedb_ipc::wire::peer::{PeerOut, Way};
 use mareedb_ipc::wire::{RandomId, encode};
 use mareedb_ipc::{Outbox, Refusal};
 use parking_lot::Mutex;
@@ -66,16 +66,7 @@ struct Call {
 
 enum Reply {
     Once(oneshot::Sender<Result<Answer, Lost>>),
-    Stream(mpsc::UnboundedSender<Result<Answer, Lost>>),
-}
-
-/// Which connection a question takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// The peer lane.
-    Peer,
-    /// The bulk lane: snapshots.
-    Bulk,
+    Stream(mpsc::Sender<Result<Answer, Lost>>),
 }
 
 impl Exchange {
@@ -110,7 +101,7 @@ impl Exchange {
             addr: addr.to_owned(),
             frame: encode(frame).into(),
         };
-        outbox.try_push(&message).map_err(|full| match full {
+        outbox.try_push(&message).map_err(|refusal| match refusal {
             Refusal::Full => Lost::Full,
             Refusal::TooLarge(bytes) => Lost::TooLarge(bytes),
         })
@@ -145,12 +136,17 @@ impl Exchange {
         &self.evidence
     }
 
+    /// Bytes of the largest message on the peer lane, with what is around a frame.
+    pub fn message_max(&self) -> usize {
+        self.peer.message_max()
+    }
+
     /// How large a command may be.
     pub fn takes(&self) -> &Takes {
         &self.takes
     }
 
-    /// Opens a call with many answers; its number is the stream's name.
+    /// Opens a call with many answers; its number is the stream's name. More of them than may be open end it.
     ///
     /// # Errors
     /// The peer is not connected.
@@ -158,8 +154,8 @@ impl Exchange {
         self: &Arc<Self>,
         addr: &str,
         route: Route,
-    ) -> Result<(StreamCall, mpsc::UnboundedReceiver<Result<Answer, Lost>>), Lost> {
-        let (reply, answers) = mpsc::unbounded_channel();
+    ) -> Result<(StreamCall, mpsc::Receiver<Result<Answer, Lost>>), Lost> {
+        let (reply, answers) = mpsc::channel(OPEN_MAX);
         let call = self.open(Way::Peer, addr, route, Reply::Stream(reply))?;
         let stream = StreamCall {
             exchange: self.clone(),
@@ -209,7 +205,8 @@ impl Exchange {
                     Answer::Refused(why) => Err(Lost::Refused(why)),
                     answer => Ok(answer),
                 };
-                if reply.send(told).is_err() || ended {
+                // There is room for all that was asked: a peer that gives more answers is none to go on with.
+                if reply.try_send(told).is_err() || ended {
                     inner.calls.remove(&call);
                 }
             }
@@ -290,7 +287,8 @@ impl Exchange {
             let why = Err(Lost::Broken(call.addr));
             match call.reply {
                 Reply::Once(reply) => drop(reply.send(why)),
-                Reply::Stream(reply) => drop(reply.send(why)),
+                // Where there is no room the stream's end says it.
+                Reply::Stream(reply) => drop(reply.try_send(why)),
             }
         }
     }
@@ -334,5 +332,38 @@ struct Forget<'a> {
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         self.exchange.inner.lock().calls.remove(&self.call);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mareedb_ipc::testing::NodeInProcess;
+    use mareedb_ipc::wire::{FIRST_DATA_GROUP, ReplicaId};
+    use mareedb_ipc::{Lane, Role};
+
+    #[test]
+    fn a_peer_that_answers_more_than_it_was_asked_ends_its_stream() {
+        let node = NodeInProcess::small("{}");
+        let mut consensus = node.attach(Role::Consensus);
+        let peer = consensus.sender(Role::Gateway, Lane::Peer);
+        let peer = Outbox::before(&peer, || {});
+        let exchange = Exchange::new(peer.clone(), peer, Takes::new(1 << 20, 1 << 20));
+        let route = Route {
+            cluster: RandomId(1),
+            group: FIRST_DATA_GROUP,
+            from: ReplicaId(1),
+            to: ReplicaId(2),
+        };
+        let (call, mut answers) = exchange.open_stream("a", route).unwrap();
+        let answered = || exchange.answered(route.back(), call.name(), Answer::Taken);
+        (0..OPEN_MAX).for_each(|_| answered());
+        assert!(answers.try_recv().is_ok());
+        answered();
+        assert_eq!(answers.len(), OPEN_MAX, "what was taken makes room");
+        answered();
+        (0..OPEN_MAX).for_each(|_| assert!(answers.try_recv().is_ok()));
+        let end = answers.try_recv().err();
+        assert_eq!(end, Some(mpsc::error::TryRecvError::Disconnected));
     }
 }

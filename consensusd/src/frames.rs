@@ -85,13 +85,26 @@ pub struct Route {
     /// The receiver's replica.
     pub to: ReplicaId,
 }
+impl Route {
+    /// The way of an answer.
+    pub fn back(self) -> Route {
+        Route {
+            from: self.to,
+            to: self.from,
+            ..self
+        }
+    }
+}
+
+/// Requests of a stream without an answer: sender and receiver hold to it. More wait in the sender's openraft, not in rings and queues.
+pub(crate) const OPEN_MAX: usize = 64;
 
 /// A question.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Ask {
     /// Appends entries, outside of a stream: heartbeats.
     Append(AppendEntriesRequest<C>),
-    /// The next request of a stream. A gap or a repetition ends the stream.
+    /// The next request of a stream. A gap, a repetition, or one too many without an answer ends the stream.
     Stream {
         /// The stream.
         stream: u64,

@@ -2,9 +2,10 @@
 //!
 //! Requests reach openraft in the order of their numbers, or the stream ends. Between here and the answer lie at most a
 //! quarter of the log ring, and nothing is let in while half of the ring waits for the disk, so that openraft's core never
-//! waits for room while votes are due.
+//! waits for room while votes are due. What is not let in waits here: what a sender has not got the answer of, and that is
+//! `OPEN_MAX` requests at most.
 
-use crate::frames::Answer;
+use crate::frames::{Answer, OPEN_MAX};
 use crate::log_link::LogLink;
 use crate::raft::log_store::request_bytes;
 use crate::raft::{C, Raft};
@@ -20,7 +21,7 @@ use tokio::sync::{Notify, mpsc};
 pub struct Incoming {
     stream: u64,
     next: u64,
-    requests: mpsc::UnboundedSender<AppendEntriesRequest<C>>,
+    requests: mpsc::Sender<AppendEntriesRequest<C>>,
 }
 
 /// Sizes of the requests that openraft has and has not answered.
@@ -55,7 +56,7 @@ impl Incoming {
         link: &Arc<LogLink>,
         answer: impl Fn(Answer) + Send + 'static,
     ) -> Incoming {
-        let (requests, incoming) = mpsc::unbounded_channel::<AppendEntriesRequest<C>>();
+        let (open, incoming) = Incoming::waiting(stream);
         let unanswered = Arc::new(Unanswered::default());
         let limit = usize::try_from(link.capacity() / 4).unwrap_or(usize::MAX);
         let input = {
@@ -87,11 +88,18 @@ impl Incoming {
                 });
             }
         });
-        Incoming {
+        open
+    }
+
+    /// A stream, and what waits to be let in.
+    fn waiting(stream: u64) -> (Incoming, mpsc::Receiver<AppendEntriesRequest<C>>) {
+        let (requests, waiting) = mpsc::channel(OPEN_MAX);
+        let open = Incoming {
             stream,
             next: 0,
             requests,
-        }
+        };
+        (open, waiting)
     }
 
     /// Its name.
@@ -99,12 +107,38 @@ impl Incoming {
         self.stream
     }
 
-    /// Takes the request with this number; `false`: it is not the next one, or the stream has ended.
+    /// Takes the request with this number; `false`: it is not the next one, it is more than a sender may have open, or the stream has
+    /// ended.
     pub fn take(&mut self, sequence: u64, request: AppendEntriesRequest<C>) -> bool {
         if sequence != self.next {
             return false;
         }
         self.next += 1;
-        self.requests.send(request).is_ok()
+        self.requests.try_send(request).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::alias::VoteOf;
+
+    #[test]
+    fn a_sender_that_waits_for_no_answers_ends_its_stream() {
+        let request = || AppendEntriesRequest::<C> {
+            vote: VoteOf::<C>::new_committed(1, 1),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        let (mut open, mut waiting) = Incoming::waiting(7);
+        for sequence in 0..OPEN_MAX as u64 {
+            assert!(open.take(sequence, request()));
+        }
+        assert!(waiting.try_recv().is_ok());
+        let next = OPEN_MAX as u64;
+        assert!(!open.take(next + 1, request()), "a gap");
+        assert!(open.take(next, request()), "one was let in");
+        assert!(!open.take(next + 1, request()), "none was since");
     }
 }

@@ -12,6 +12,7 @@ pub mod host;
 pub mod incoming;
 pub mod log_link;
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "its time is the machine's")]
 mod model;
 pub mod offsets;
 pub mod peers;
@@ -27,19 +28,17 @@ pub mod succession;
 pub mod takes;
 pub mod tenure;
 pub mod view;
-pub mod wake;
 
 use host::{Host, Lanes};
 use mareedb_config::Config;
-use mareedb_ipc::{
-    BoardWriter, Cell, CorruptLink, ExitCode, Gauge, Inheritance, Lane, RingError, Role, Waiter,
-};
+use mareedb_ipc::wire::gateway::ConsensusError;
+use mareedb_ipc::{ExitCode, Gauge, Inheritance, Lane, RingError, Role, Waiter};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
-use wake::Wake;
+use tokio::sync::Notify;
 
 /// The main loop turns at least so often; it also is how often it beats.
 const TICK: Duration = Duration::from_millis(20);
@@ -54,34 +53,13 @@ pub fn run(inheritance: Inheritance) -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return last_words(&board, ExitCode::Failed, &error.to_string()),
+        Err(error) => return board.ended(ExitCode::Failed, &error.to_string()),
     };
     match runtime.block_on(serve(inheritance)) {
         Ok(exit) => exit,
-        Err(Ended::Ring(RingError::Corrupt { link, blame, what })) => {
-            board.put(
-                Cell::CorruptLink,
-                &CorruptLink {
-                    link,
-                    blame,
-                    what: what.clone(),
-                },
-            );
-            last_words(
-                &board,
-                ExitCode::LinkCorrupt,
-                &format!("link {link}: {what}"),
-            )
-        }
-        Err(Ended::Ring(error)) => last_words(&board, ExitCode::Internal, &error.to_string()),
-        Err(Ended::Other(exit, why)) => last_words(&board, exit, &why),
+        Err(Ended::Ring(error)) => board.ended_by(&error),
+        Err(Ended::Other(exit, why)) => board.ended(exit, &why),
     }
-}
-
-fn last_words(board: &BoardWriter, exit: ExitCode, why: &str) -> ExitCode {
-    tracing::error!("{why}");
-    board.put(Cell::LastWords, &why.to_owned());
-    exit
 }
 
 enum Ended {
@@ -115,17 +93,9 @@ async fn serve(mut inheritance: Inheritance) -> Result<ExitCode, Ended> {
             .to_string_lossy()
             .into_owned(),
     };
-    let wake = Arc::new(Wake::default());
+    let wake = Arc::new(Notify::new());
     let bell = inheritance.bell(Waiter::Consensus);
-    let lanes = Lanes {
-        from_storage: inheritance.receiver(Role::Storage, Lane::Log(0)),
-        to_client: inheritance.sender(Role::Gateway, Lane::Client),
-        from_client: inheritance.receiver(Role::Gateway, Lane::Client),
-        to_peer: inheritance.sender(Role::Gateway, Lane::Peer),
-        from_peer: inheritance.receiver(Role::Gateway, Lane::Peer),
-        to_bulk: inheritance.sender(Role::Gateway, Lane::Bulk),
-        from_bulk: inheritance.receiver(Role::Gateway, Lane::Bulk),
-    };
+    let lanes = Lanes::take(&mut inheritance);
     let mut host = Host::new(
         config,
         name,
@@ -145,11 +115,11 @@ async fn serve(mut inheritance: Inheritance) -> Result<ExitCode, Ended> {
     let board = inheritance.board();
     inheritance.ring_all_bells();
     host.hello();
-    let mut stop_at = None;
+    let mut stop_at: Option<Instant> = None;
     let mut handing_over = false;
     loop {
         let quiet = host.turn()?;
-        if stop_at.is_some_and(|at| tokio::time::Instant::now() >= at || !host.leads()) {
+        if stop_at.is_some_and(|at| rt::now() >= at || !host.leads()) {
             return Ok(ExitCode::Done);
         }
         if handing_over && !host.leads() {
@@ -168,33 +138,37 @@ async fn serve(mut inheritance: Inheritance) -> Result<ExitCode, Ended> {
                 bell.get_ref().drain();
                 ready.clear_ready();
             }
-            () = wake.wait() => {}
+            () = wake.notified() => {}
             // Counted from the turn that has just been: one that was rung for is as good as one of its own.
-            () = tokio::time::sleep(TICK) => {}
+            () = rt::sleep(TICK) => {}
             // Before a stop, while gatewayd still carries what a hand-over has to say.
             _ = hand_over.recv() => {
-                // From here to the stop nobody is to hand leadership to this node either.
-                host.drain();
-                match host.leave() {
-                    Ok(to) => {
-                        tracing::info!(to, "before a stop: leadership is handed over");
-                        handing_over = true;
-                    }
-                    // Nothing to hand over, or nobody to take it: there is nothing to wait for.
-                    Err(_) => board.set(Gauge::Ready, 0),
+                handing_over = leave(&mut host);
+                if !handing_over {
+                    board.set(Gauge::Ready, 0);
                 }
             }
             _ = terminate.recv(), if stop_at.is_none() => {
-                host.drain();
-                let wait = match host.leave() {
-                    Ok(to) => {
-                        tracing::info!(to, "stopping: leadership is handed over");
-                        HAND_OVER
-                    }
-                    Err(_) => Duration::ZERO,
-                };
-                stop_at = Some(tokio::time::Instant::now() + wait);
+                let wait = if leave(&mut host) { HAND_OVER } else { Duration::ZERO };
+                stop_at = Some(rt::now() + wait);
             }
+        }
+    }
+}
+
+/// Hands leadership over before a stop; from here on nobody is to hand any to this node either. `false`: there is nothing to hand over, or
+/// nobody to take it, and so nothing to wait for.
+fn leave(host: &mut Host) -> bool {
+    host.drain();
+    match host.leave() {
+        Ok(to) => {
+            tracing::info!(to, "stopping: leadership is handed over");
+            true
+        }
+        Err(ConsensusError::NotLeader { .. }) => false,
+        Err(error) => {
+            tracing::warn!(%error, "stopping: leadership stays here");
+            false
         }
     }
 }

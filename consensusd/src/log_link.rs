@@ -4,10 +4,9 @@
 //! Everything here runs on one thread; locks are never held across an await.
 
 use crate::raft::C;
-use crate::wake::Wake;
 use mareedb_ipc::wire::storage::{FromStorage, StorageAnswer, StorageRequest, ToStorage};
 use mareedb_ipc::wire::{RandomId, encode};
-use mareedb_ipc::{Alarm, RingError, Sender};
+use mareedb_ipc::{RingError, Sender};
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -20,7 +19,8 @@ pub struct LogLink {
     inner: Mutex<Inner>,
     /// Told when the head moved.
     room: Notify,
-    wake: Arc<Wake>,
+    /// Makes the main loop turn once more.
+    wake: Arc<Notify>,
     generation: RandomId,
     epoch: u64,
     capacity: u64,
@@ -58,7 +58,7 @@ pub enum Done {
 
 impl LogLink {
     /// Takes over the producing end.
-    pub fn new(sender: Sender, wake: Arc<Wake>) -> Arc<LogLink> {
+    pub fn new(sender: Sender, wake: Arc<Notify>) -> Arc<LogLink> {
         Arc::new(LogLink {
             generation: sender.generation(),
             epoch: sender.epoch(),
@@ -146,16 +146,16 @@ impl LogLink {
                     .waiting
                     .push_back((end, done.take().unwrap_or(Done::Nobody)));
                 // The main loop arms itself for the head's progress.
-                self.wake.wake();
+                self.wake.notify_one();
                 true
             }
             Ok(None) => {
-                self.wake.wake();
+                self.wake.notify_one();
                 false
             }
             Err(error) => {
                 inner.error.get_or_insert(error);
-                self.wake.wake();
+                self.wake.notify_one();
                 false
             }
         }
@@ -190,7 +190,7 @@ impl LogLink {
             number
         };
         // The main loop arms itself for the head's progress.
-        self.wake.wake();
+        self.wake.notify_one();
         let guard = ForgetRequest { link: self, number };
         let answer = answer.await.unwrap_or_else(|_| StorageAnswer::Failed {
             message: "the request was dropped".into(),
@@ -202,7 +202,7 @@ impl LogLink {
     /// Leaves a request that nobody waits for to the main loop. Nothing is sent here, so that it may be called while tasks are dropped.
     pub fn leave(&self, body: StorageRequest) {
         self.inner.lock().add(body, None, None);
-        self.wake.wake();
+        self.wake.notify_one();
     }
 
     /// Who has ended gets no answer any more, and what he asked is not sent again.

@@ -4,13 +4,20 @@
 //! back so was read before the other clock was: the difference is what this clock is ahead by *at least*, whatever the
 //! network's delays, and a slow network never makes a clock look fast.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What was heard of a clock holds for so long.
 const FRESH_MS: u64 = 3_000;
 
-/// A clock that was told, as it is given back: milliseconds since 1970, and for how long it was held.
-pub type Held = (u64, u64);
+/// A clock that was told, as it is given back. Between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// What it said, in milliseconds since 1970.
+    pub wall_ms: u64,
+    /// For how many milliseconds that was held.
+    pub for_ms: u64,
+}
 
 #[derive(Debug, Default)]
 struct Heard {
@@ -38,16 +45,17 @@ pub struct Offsets(BTreeMap<String, Heard>);
 impl Offsets {
     /// What is to be given back to the node at `addr`.
     pub fn held(&self, addr: &str, now: u64) -> Option<Held> {
-        let (clock, at) = self.0.get(addr)?.clock?;
-        Some((clock, now.saturating_sub(at)))
+        let (wall_ms, at) = self.0.get(addr)?.clock?;
+        let for_ms = now.saturating_sub(at);
+        Some(Held { wall_ms, for_ms })
     }
 
     /// The node at `addr` tells its clock, and gives back this node's.
     pub fn heard(&mut self, addr: &str, wall_ms: u64, back: Option<Held>, now: u64) {
         let heard = self.0.entry(addr.to_owned()).or_default();
         heard.clock = Some((wall_ms, now));
-        if let Some((mine, held)) = back {
-            let lead = i128::from(mine) + i128::from(held) - i128::from(wall_ms);
+        if let Some(back) = back {
+            let lead = i128::from(back.wall_ms) + i128::from(back.for_ms) - i128::from(wall_ms);
             let lead = lead.clamp(i64::MIN.into(), i64::MAX.into());
             heard.lead_ms = Some((i64::try_from(lead).unwrap_or(0), now));
         }
@@ -82,11 +90,15 @@ mod tests {
     use super::Standing::{Agrees, Ahead, Unknown};
     use super::*;
 
+    fn held(wall_ms: u64, for_ms: u64) -> Option<Held> {
+        Some(Held { wall_ms, for_ms })
+    }
+
     fn told(leads: &[(&str, i64)], now: u64) -> Offsets {
         let mut offsets = Offsets::default();
         for (addr, lead) in leads {
             let theirs = 1_000_000u64.saturating_add_signed(-lead);
-            offsets.heard(addr, theirs, Some((999_900, 100)), now);
+            offsets.heard(addr, theirs, held(999_900, 100), now);
         }
         offsets
     }
@@ -120,13 +132,13 @@ mod tests {
     fn a_slow_network_makes_no_clock_fast_and_no_word_breaks_it() {
         // Equal clocks: what comes back 9 s late on each way shows no lead.
         let mut offsets = Offsets::default();
-        offsets.heard("b", 1_010_000, Some((1_000_000, 1_000)), 18_000);
-        assert_eq!(offsets.held("b", 18_250), Some((1_010_000, 250)));
+        offsets.heard("b", 1_010_000, held(1_000_000, 1_000), 18_000);
+        assert_eq!(offsets.held("b", 18_250), held(1_010_000, 250));
         assert_eq!(standing(&offsets, &["b", "c"], 18_000), Agrees);
-        offsets.heard("b", 0, Some((u64::MAX, u64::MAX)), 1);
-        offsets.heard("c", u64::MAX, Some((0, 0)), 1);
+        offsets.heard("b", 0, held(u64::MAX, u64::MAX), 1);
+        offsets.heard("c", u64::MAX, held(0, 0), 1);
         assert_eq!(standing(&offsets, &["b", "c"], 1), Agrees);
-        assert_eq!(offsets.held("b", 0), Some((0, 0)));
+        assert_eq!(offsets.held("b", 0), held(0, 0));
         assert_eq!(offsets.held("d", 0), None);
     }
 }

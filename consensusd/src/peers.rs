@@ -163,7 +163,9 @@ pub struct Ages {
     samples: BTreeMap<GroupId, VecDeque<(u64, u64)>>,
 }
 
-/// Samples kept a group: at one each 10 ms some 40 s; older ones only make a lag look smaller than it is beyond that.
+/// The end of a leader's log is sampled so often.
+pub const SAMPLE_MS: u64 = 10;
+/// Samples kept a group, at one each [`SAMPLE_MS`] some 40 s; older ones only make a lag look smaller than it is beyond that.
 const SAMPLES_MAX: usize = 4096;
 
 impl Ages {

@@ -107,15 +107,15 @@ impl Proposals {
     /// Takes what came in one wake-up. Each call gets one answer.
     pub fn add(&self, proposals: Vec<(Call, Bytes)>) {
         let me = &self.0;
-        let mut refused = Vec::new();
+        let mut refused: Vec<(Call, ConsensusError)> = Vec::new();
         let largest = me.exchange.takes().largest();
         let mut queue = me.queue.lock();
         for (call, command) in proposals {
             let units = units(&command);
             if let Some(why) = largest.refuses(command.len()) {
-                me.client.proposed(call, Err(ConsensusError::TooLarge(why)));
+                refused.push((call, ConsensusError::TooLarge(why)));
             } else if queue.units > 0 && queue.units + units > me.units_max {
-                refused.push(call);
+                refused.push((call, ConsensusError::Overloaded));
             } else {
                 queue.units += units;
                 queue.waiting.push_back((call, command));
@@ -123,8 +123,8 @@ impl Proposals {
         }
         let start = !queue.waiting.is_empty() && !std::mem::replace(&mut queue.running, true);
         drop(queue);
-        for call in refused {
-            me.client.proposed(call, Err(ConsensusError::Overloaded));
+        for (call, why) in refused {
+            me.client.proposed(call, Err(why));
         }
         if start {
             let me = self.clone();
@@ -333,7 +333,6 @@ async fn settle(
 mod tests {
     use super::*;
     use crate::raft::Place;
-    use crate::wake::Wake;
     use mareedb_ipc::testing::NodeInProcess;
     use mareedb_ipc::wire::gateway::FromConsensus;
     use mareedb_ipc::{Lane, Outbox, Role};
@@ -345,7 +344,7 @@ mod tests {
         let node = NodeInProcess::small("{}");
         let mut consensus = node.attach(Role::Consensus);
         let mut sender = consensus.sender(Role::Gateway, Lane::Client);
-        let outbox = Outbox::before(&sender, Arc::new(Wake::default()));
+        let outbox = Outbox::before(&sender, || {});
         let client = Client::new(outbox.clone());
         let elsewhere = ForwardToLeader::<C>::empty();
         let place = Place {

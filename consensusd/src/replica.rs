@@ -1,30 +1,29 @@
-//! This node's replica of a group: questions of peers, and the doors to its proposals and read indexes.
+//! This node's replica of a group, and the doors to its proposals and read indexes; `questions` has what peers ask of it.
+
+mod questions;
 
 use crate::client::{Call, Client};
 use crate::clock::Clock;
 use crate::exchange::Exchange;
-use crate::frames::{Answer, Ask, Frame, Route};
+use crate::frames::Route;
 use crate::heard::Heard;
 use crate::incoming::Incoming;
 use crate::log_link::LogLink;
 use crate::proposals::{Proposals, Word};
 use crate::raft::log_store::LogStore;
-use crate::raft::state_machine::{SnapshotHandle, from_wire_meta};
-use crate::raft::{C, Raft, leader_node, position, to_wire_vote};
-use crate::reads::{Reads, Restored};
+use crate::raft::{C, Raft, leader_node, position};
+use crate::reads::Reads;
 use crate::rise::Rise;
 use crate::rt;
+use crate::start::Started;
 use crate::succession::Succession;
 use crate::tenure::Tenure;
 use crate::view::metrics;
 use bytes::Bytes;
-use mareedb_ipc::wire::command::{Cause, Rules};
-use mareedb_ipc::wire::storage::{SnapshotChunk, SnapshotMeta, StorageAnswer, StorageRequest};
-use mareedb_ipc::wire::{GroupId, LogPosition, NodeId, RandomId, ReplicaId};
-use openraft::alias::{SnapshotOf, VoteOf};
-use openraft::async_runtime::WatchReceiver;
+use mareedb_ipc::wire::command::Rules;
+use mareedb_ipc::wire::storage::KeyRange;
+use mareedb_ipc::wire::{GroupId, LogPosition, NodeId, ReplicaId};
 use openraft::metrics::RaftMetrics;
-use openraft::raft::TransferLeaderRequest;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,6 +35,7 @@ pub struct Replica(Arc<Shared>);
 
 struct Shared {
     route: Route,
+    range: KeyRange,
     raft: Raft,
     log: LogStore,
     link: Arc<LogLink>,
@@ -63,64 +63,43 @@ pub enum Stands {
     No,
 }
 
-/// What a replica is made of.
-pub struct Parts {
-    /// Cluster, group, and this replica as `to`; `from` is not looked at.
-    pub route: Route,
-    /// The running group.
-    pub raft: Raft,
-    /// Its log.
-    pub log: LogStore,
-    /// The leadership that it was restored with.
-    pub restored: Option<Restored>,
-    /// The last entry that storaged had applied.
-    pub applied: Option<LogPosition>,
-    /// The log lane.
-    pub link: Arc<LogLink>,
-    /// What this incarnation of the group asks of storaged.
-    pub tenure: Tenure,
-    /// Questions to peers.
-    pub exchange: Arc<Exchange>,
-    /// Answers to the gateway.
-    pub client: Arc<Client>,
-    /// The clock.
-    pub clock: Arc<dyn Clock>,
-    /// This node.
-    pub node: NodeId,
-    /// What it declares when it leads.
-    pub rules: Rules,
-}
-
 impl Replica {
-    /// Takes a started group.
-    pub fn new(parts: Parts) -> Replica {
+    /// Takes a started group. `node` is this one, and `rules` are what it declares when it leads.
+    pub fn new(
+        started: Started,
+        client: Arc<Client>,
+        clock: Arc<dyn Clock>,
+        node: NodeId,
+        rules: Rules,
+    ) -> Replica {
         let rise = Arc::new(Rise::default());
         Replica(Arc::new(Shared {
             proposals: Proposals::new(
-                parts.raft.clone(),
-                parts.link.clone(),
-                parts.exchange.clone(),
-                parts.client.clone(),
-                parts.clock,
+                started.raft.clone(),
+                started.link.clone(),
+                started.exchange.clone(),
+                client.clone(),
+                clock,
                 Word {
-                    node: parts.node,
-                    rules: parts.rules,
+                    node,
+                    rules,
                     rise: rise.clone(),
                 },
             ),
-            reads: Reads::new(parts.raft.clone(), parts.client, parts.restored),
-            route: parts.route,
-            raft: parts.raft,
-            log: parts.log,
-            link: parts.link,
-            tenure: parts.tenure,
-            exchange: parts.exchange,
+            reads: Reads::new(started.raft.clone(), client, started.restored),
+            route: started.route,
+            range: started.range,
+            raft: started.raft,
+            log: started.log,
+            link: started.link,
+            tenure: started.tenure,
+            exchange: started.exchange,
             streams: Mutex::default(),
             rise,
             succession: Succession::default(),
             stands: Mutex::new(Stands::Yes),
             heard: Mutex::new(Heard::nothing()),
-            applied: parts.applied,
+            applied: started.applied,
         }))
     }
 
@@ -131,6 +110,10 @@ impl Replica {
     /// The group.
     pub fn group(&self) -> GroupId {
         self.0.route.group
+    }
+    /// Its range.
+    pub fn range(&self) -> &KeyRange {
+        &self.0.range
     }
     /// This replica's id.
     pub fn id(&self) -> ReplicaId {
@@ -225,213 +208,5 @@ impl Replica {
             tracing::warn!(%error, "the group's task");
         }
         self.0.tenure.end();
-    }
-
-    /// A question of a peer, which runs on `node`. Answers go to `addr`, on the stream that this node has dialled.
-    pub fn asked(&self, addr: &str, node: Option<NodeId>, route: Route, call: u64, ask: Ask) {
-        if let Some(why) = self.stranger(node, route) {
-            tracing::warn!(addr, ?route, why, "a question is refused");
-            self.answer(addr, route, call, Answer::Refused(why));
-            return;
-        }
-        if let Ask::Append(request) | Ask::Stream { request, .. } = &ask {
-            let term = to_wire_vote(&request.vote).term;
-            self.0.heard.lock().hear(term, route.from);
-        }
-        let addr = addr.to_owned();
-        match ask {
-            Ask::Stream {
-                stream,
-                sequence,
-                request,
-            } => self.streamed(&addr, route, stream, sequence, request),
-            other => {
-                let replica = self.clone();
-                rt::spawn(async move {
-                    let answer = replica.put(other).await.unwrap_or_else(Answer::Refused);
-                    replica.answer(&addr, route, call, answer);
-                });
-            }
-        }
-    }
-
-    /// Why a question must not reach raft.
-    fn stranger(&self, node: Option<NodeId>, route: Route) -> Option<String> {
-        let own = self.0.route;
-        if route.cluster != own.cluster {
-            // FORM-2
-            return Some(format!("this is cluster {}", own.cluster));
-        }
-        if route.to != own.to {
-            // RAFT-5
-            return Some(format!("replica {} is not here", route.to));
-        }
-        if route.from == own.to {
-            return Some(format!("replica {} is here", route.from));
-        }
-        let metrics = self.0.raft.metrics();
-        let lives = metrics
-            .borrow_watched()
-            .membership_config
-            .get_node(&route.from.0)
-            .map(|place| place.node);
-        match (lives, node) {
-            // A replica that a later membership adds is not known yet.
-            (Some(lives), Some(node)) if lives != node => Some(format!(
-                "replica {} lives on {lives}, not on {node}",
-                route.from
-            )),
-            _ => None,
-        }
-    }
-
-    fn answer(&self, addr: &str, route: Route, call: u64, answer: Answer) {
-        let route = Route {
-            from: route.to,
-            to: route.from,
-            ..route
-        };
-        self.0.exchange.tell(
-            addr,
-            &Frame::Answer {
-                route,
-                call,
-                answer,
-            },
-        );
-    }
-
-    async fn put(&self, ask: Ask) -> Result<Answer, String> {
-        let raft = &self.0.raft;
-        let told = |error: &dyn std::fmt::Display| error.to_string();
-        match ask {
-            Ask::Append(request) => raft
-                .append_entries(request)
-                .await
-                .map(Answer::Append)
-                .map_err(|error| told(&error)),
-            Ask::Vote(request) => raft
-                .vote(request)
-                .await
-                .map(Answer::Vote)
-                .map_err(|error| told(&error)),
-            Ask::Succession(mut request) => {
-                // Without evidence of its own a receiver keeps to the lease.
-                let leader = metrics(self).current_leader;
-                request.leadership_transfer = leader.is_some_and(|leader| {
-                    self.confirms_gone(ReplicaId(leader), metrics(self).current_term)
-                });
-                raft.vote(request)
-                    .await
-                    .map(Answer::Vote)
-                    .map_err(|error| told(&error))
-            }
-            Ask::LeaderGone { leader, term } => {
-                let (last, name) = self.claim();
-                Ok(Answer::LeaderGone {
-                    confirmed: self.confirms_gone(leader, term),
-                    // Nobody waits for one that does not stand.
-                    last: last.filter(|_| self.stands() != Stands::No),
-                    fit: self.stands() == Stands::Yes,
-                    name,
-                })
-            }
-            Ask::PreVote(request) => raft
-                .pre_vote(request)
-                .await
-                .map(Answer::Vote)
-                .map_err(|error| told(&error)),
-            Ask::Transfer { from, to, last } => {
-                if let Some(node) = leader_node(raft).filter(|_| to == self.id().0) {
-                    self.rise().campaigns(Cause::HandOver(node));
-                }
-                raft.handle_transfer_leader(TransferLeaderRequest::new(from, to, last))
-                    .await
-                    .map(Answer::Transfer)
-                    .map_err(|error| told(&error))
-            }
-            Ask::Snapshot {
-                install,
-                number,
-                chunk,
-                finish,
-            } => self.take_snapshot(install, number, chunk, finish).await,
-            Ask::Stream { .. } => Err("a stream is no single question".into()),
-        }
-    }
-
-    async fn take_snapshot(
-        &self,
-        install: RandomId,
-        number: u64,
-        chunk: SnapshotChunk,
-        finish: Option<(VoteOf<C>, SnapshotMeta)>,
-    ) -> Result<Answer, String> {
-        let group = self.0.route.group;
-        if number == 0 {
-            self.storage(StorageRequest::BeginInstall { group, install })
-                .await?;
-        }
-        self.storage(StorageRequest::InstallChunk {
-            install,
-            number,
-            chunk,
-        })
-        .await?;
-        let Some((vote, meta)) = finish else {
-            return Ok(Answer::Taken);
-        };
-        let snapshot = SnapshotOf::<C, SnapshotHandle> {
-            meta: from_wire_meta(&meta).map_err(|error| error.to_string())?,
-            snapshot: SnapshotHandle::Received(install),
-        };
-        let response = self
-            .0
-            .raft
-            .install_full_snapshot(vote, snapshot)
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok(Answer::Installed(response.vote))
-    }
-
-    async fn storage(&self, request: StorageRequest) -> Result<(), String> {
-        match self.0.tenure.request(request).await {
-            StorageAnswer::Done => Ok(()),
-            StorageAnswer::Failed { message } => Err(message),
-            other => Err(format!("storaged answered something else: {other:?}")),
-        }
-    }
-
-    fn streamed(
-        &self,
-        addr: &str,
-        route: Route,
-        stream: u64,
-        sequence: u64,
-        request: openraft::raft::AppendEntriesRequest<C>,
-    ) {
-        let mut streams = self.0.streams.lock();
-        let known = streams.get(&route.from).map(Incoming::stream);
-        if sequence == 0 && known != Some(stream) {
-            tracing::info!(group = %self.group(), from = %route.from, "a stream of appends begins");
-            let replica = self.clone();
-            let addr = addr.to_owned();
-            let answer = move |answer| replica.answer(&addr, route, stream, answer);
-            let incoming = Incoming::open(stream, &self.0.raft, &self.0.link, answer);
-            streams.insert(route.from, incoming);
-        }
-        let taken = streams
-            .get_mut(&route.from)
-            .filter(|open| open.stream() == stream)
-            .is_some_and(|open| open.take(sequence, request));
-        if !taken {
-            // A gap, a repetition, or a stream of a predecessor of this process: it ends, and with it what it had begun.
-            if known == Some(stream) {
-                streams.remove(&route.from);
-            }
-            drop(streams);
-            let broken = Answer::Refused("the stream is broken".into());
-            self.answer(addr, route, stream, broken);
-        }
     }
 }

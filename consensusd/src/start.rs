@@ -1,7 +1,7 @@
 //! Starts a replica from what storaged has recovered: the only way in which one comes to life.
 
 use crate::exchange::Exchange;
-use crate::formation::Proposal;
+use crate::formation::{Member, Proposal};
 use crate::frames::Route;
 use crate::log_link::LogLink;
 use crate::planted::{Fault, planted};
@@ -23,6 +23,10 @@ use std::time::Duration;
 const ENTRIES_PER_SNAPSHOT: u64 = 20_000;
 /// Entries kept behind a snapshot, so that a follower that was away for a moment needs none.
 const ENTRIES_KEPT: u64 = 20_000;
+/// Entries of one request to a peer; small ones reach this before their bytes reach the log's own bound.
+const ENTRIES_PER_REQUEST_MAX: u64 = 512;
+/// Pauses between tries of a peer that does not answer. Short: it may be back in a moment.
+const BACKOFF: &str = "5ms 10ms 20ms 40ms 80ms 160ms 200ms";
 
 /// What a replica is started from.
 pub struct Start {
@@ -52,8 +56,10 @@ pub struct Start {
 
 /// A started replica.
 pub struct Started {
-    /// Cluster, group, and this replica as `to`.
+    /// Cluster, group, and this replica as `to`; `from` is not looked at.
     pub route: Route,
+    /// Its range.
+    pub range: KeyRange,
     /// openraft.
     pub raft: Raft,
     /// Its log.
@@ -113,7 +119,7 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
                     range: start.range.clone(),
                 })
                 .await;
-            empty(start.group, own, start.range)
+            empty(start.group, own, start.range.clone())
         }
     };
     if state.replica != own {
@@ -126,27 +132,12 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
     let clean = !fresh && is_clean(&state, here, start.generation, start.sound);
     let restored = restored(&state, clean);
     let cache = usize::try_from(start.config.storage.log_cache_bytes / 2).unwrap_or(usize::MAX);
-    let peer = usize::try_from(start.config.ipc.peer_ring_bytes / 4).unwrap_or(usize::MAX);
+    let peer = start.exchange.message_max();
     let log = LogStore::recovered(start.link.clone(), &state, cache, peer)
         .within_peers(start.exchange.clone());
     let tenure = Tenure::new(start.link.clone());
     let machine = StateMachine::recovered(tenure.clone(), start.group, state.applied.clone());
-    let election_max = start.config.cluster.election_timeout_max_ms;
-    let config = openraft::Config {
-        cluster_name: start.formed.cluster.to_string(),
-        heartbeat_interval: start.config.cluster.heartbeat_ms,
-        election_timeout_min: start.config.cluster.election_timeout_min_ms,
-        election_timeout_max: election_max,
-        enable_pre_vote: Some(true),
-        enable_leader_restore: Some(clean),
-        quorum_loss_probe_interval: Some(2 * election_max),
-        backoff: "5ms 10ms 20ms 40ms 80ms 160ms 200ms".into(),
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
-        max_payload_entries: 512,
-        ..openraft::Config::default()
-    };
-    let config = Arc::new(config.validate().map_err(|error| error.to_string())?);
+    let config = raft_config(&start.config, start.formed.cluster, clean)?;
     let network = Factory {
         exchange: start.exchange.clone(),
         link: start.link.clone(),
@@ -155,7 +146,7 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
         from: own,
         patience: Duration::from_millis(start.config.cluster.election_timeout_min_ms),
     };
-    let raft = Raft::new(own.0, config, network, log.clone(), machine)
+    let raft = Raft::new(own.0, Arc::new(config), network, log.clone(), machine)
         .await
         .map_err(|error| error.to_string())?;
     tracing::info!(group = %start.group, clean, ?restored, last = ?state.last, vote = ?state.vote.map(|(vote, _)| vote), "replica recovered");
@@ -165,23 +156,7 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
             .await
             .map_err(|error| error.to_string())?
     {
-        let members: BTreeMap<u64, Place> = start
-            .formed
-            .members
-            .iter()
-            .map(|member| {
-                (
-                    Proposal::replica(start.group, member.id).0,
-                    Place {
-                        node: member.id,
-                        name: member.facts.name.clone(),
-                        addr: member.facts.addr.clone(),
-                        rest_addr: member.facts.rest_addr.clone(),
-                    },
-                )
-            })
-            .collect();
-        raft.initialize(members)
+        raft.initialize(members(&start.formed, start.group))
             .await
             .map_err(|error| error.to_string())?;
     }
@@ -192,6 +167,7 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
             from: own,
             to: own,
         },
+        range: start.range,
         raft,
         log,
         restored,
@@ -200,6 +176,44 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
         tenure,
         exchange: start.exchange,
     })
+}
+
+/// How openraft runs a group here.
+fn raft_config(
+    config: &Config,
+    cluster: RandomId,
+    clean: bool,
+) -> Result<openraft::Config, String> {
+    let times = &config.cluster;
+    let raft = openraft::Config {
+        cluster_name: cluster.to_string(),
+        heartbeat_interval: times.heartbeat_ms,
+        election_timeout_min: times.election_timeout_min_ms,
+        election_timeout_max: times.election_timeout_max_ms,
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(clean),
+        quorum_loss_probe_interval: Some(2 * times.election_timeout_max_ms),
+        backoff: BACKOFF.into(),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
+        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        max_payload_entries: ENTRIES_PER_REQUEST_MAX,
+        ..openraft::Config::default()
+    };
+    raft.validate().map_err(|error| error.to_string())
+}
+
+/// The first members of a group: a replica on each node of the cluster.
+fn members(formed: &Proposal, group: GroupId) -> BTreeMap<u64, Place> {
+    let on = |member: &Member| {
+        let place = Place {
+            node: member.id,
+            name: member.facts.name.clone(),
+            addr: member.facts.addr.clone(),
+            rest_addr: member.facts.rest_addr.clone(),
+        };
+        (Proposal::replica(group, member.id).0, place)
+    };
+    formed.members.iter().map(on).collect()
 }
 
 fn empty(group: GroupId, replica: mareedb_ipc::wire::ReplicaId, range: KeyRange) -> ReplicaState {

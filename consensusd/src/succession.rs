@@ -9,7 +9,6 @@
 //! No safety rule rests on any of this: votes are counted as ever (RAFT-1), and reads never rest on a lease (RAFT-4). If
 //! evidence is wrong, the worst is an election that was not needed.
 
-use crate::exchange::Way;
 use crate::frames::{Answer, Ask, Route};
 use crate::peers::PEERS_MAX;
 use crate::raft::C;
@@ -17,6 +16,7 @@ use crate::replica::{Replica, Stands};
 use crate::rt;
 use crate::view::metrics;
 use mareedb_ipc::wire::command::Cause;
+use mareedb_ipc::wire::peer::Way;
 use mareedb_ipc::wire::{GroupId, ReplicaId};
 use openraft::ServerState;
 use openraft::alias::LogIdOf;

@@ -46,7 +46,6 @@ impl Tenure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wake::Wake;
     use mareedb_ipc::testing::NodeInProcess;
     use mareedb_ipc::wire::storage::{FromStorage, SnapshotMeta, ToStorage};
     use mareedb_ipc::wire::{FIRST_DATA_GROUP, RandomId};
@@ -74,13 +73,14 @@ mod tests {
 
     /// RAFT-2: an old snapshot is not installed under a group that has started anew.
     #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "tasks whose end is looked at")]
     async fn what_an_ended_group_asked_is_not_asked_of_the_next_storaged() {
         let node = NodeInProcess::small("{}");
         let mut consensus = node.attach(Role::Consensus);
         let sender = consensus.sender(Role::Storage, Lane::Log(0));
         let mut storage = node.attach(Role::Storage);
         let mut receiver = storage.receiver(Role::Consensus, Lane::Log(0));
-        let link = LogLink::new(sender, Arc::new(Wake::default()));
+        let link = LogLink::new(sender, Arc::default());
         let (old, new) = (Tenure::new(link.clone()), Tenure::new(link.clone()));
         let mut asked = Vec::new();
         for tenure in [&old, &new] {
@@ -109,7 +109,7 @@ mod tests {
         let sender = consensus.sender(Role::Storage, Lane::Log(0));
         let mut storage = node.attach(Role::Storage);
         let mut receiver = storage.receiver(Role::Consensus, Lane::Log(0));
-        let link = LogLink::new(sender, Arc::new(Wake::default()));
+        let link = LogLink::new(sender, Arc::default());
         let snapshot = RandomId(3);
         link.leave(StorageRequest::CloseSnapshot { snapshot });
         assert_eq!(taken(&mut receiver), Vec::new());

@@ -4,7 +4,6 @@ use crate::formation::Formation;
 use crate::peers::{Ages, Peers};
 use crate::raft::{C, Place, position};
 use crate::replica::Replica;
-use mareedb_ipc::wire::storage::KeyRange;
 use mareedb_ipc::wire::view::{
     ClusterView, GroupView, LocalReplica, MemberView, NodeIdentity, Reason,
 };
@@ -23,8 +22,8 @@ pub struct Sources<'a> {
     pub formation: Option<&'a Formation>,
     /// Why this node does not take part at all.
     pub refused: Option<&'a Reason>,
-    /// Replicas with their ranges.
-    pub replicas: &'a BTreeMap<GroupId, (Replica, KeyRange)>,
+    /// Replicas.
+    pub replicas: &'a BTreeMap<GroupId, Replica>,
     /// Peers.
     pub peers: &'a Peers,
     /// Ages of log entries.
@@ -47,13 +46,9 @@ pub fn metrics(replica: &Replica) -> RaftMetrics<C> {
 }
 
 /// Lags of all nodes over the groups that this node leads.
-pub fn lags(
-    replicas: &BTreeMap<GroupId, (Replica, KeyRange)>,
-    ages: &Ages,
-    now: u64,
-) -> Vec<(NodeId, u64)> {
+pub fn lags(replicas: &BTreeMap<GroupId, Replica>, ages: &Ages, now: u64) -> Vec<(NodeId, u64)> {
     let mut lags: BTreeMap<NodeId, u64> = BTreeMap::new();
-    for (group, (replica, _)) in replicas {
+    for (group, replica) in replicas {
         let metrics = metrics(replica);
         let Some(replication) = &metrics.replication else {
             continue;
@@ -74,7 +69,7 @@ pub fn view(sources: &Sources<'_>) -> ClusterView {
     let groups: Vec<GroupView> = sources
         .replicas
         .iter()
-        .map(|(id, (replica, range))| group(sources, *id, replica, range))
+        .map(|(id, replica)| group(sources, *id, replica))
         .collect();
     let voters: Vec<NodeId> = groups
         .iter()
@@ -161,7 +156,14 @@ fn sound(sources: &Sources<'_>, place: &Place) -> bool {
     }
 }
 
-fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica, range: &KeyRange) -> GroupView {
+/// Whether a leader leads. One that this replica follows does. One that it has only heard of does if a majority of the voters is sound, and
+/// so can follow.
+fn followed(sources: &Sources<'_>, follows: bool, voters: &[Option<&Place>]) -> bool {
+    let able = voters.iter().flatten();
+    follows || able.filter(|place| sound(sources, place)).count() > voters.len() / 2
+}
+
+fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica) -> GroupView {
     let metrics = metrics(replica);
     let membership = &metrics.membership_config;
     let voters: Vec<u64> = membership.voter_ids().collect();
@@ -181,14 +183,13 @@ fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica, range: &KeyRange
     } else {
         true
     };
-    // A leader that this replica cannot follow yet leads only if others can.
     let follows = (leading, term) == (metrics.current_leader, metrics.current_term);
-    let followed = follows || {
-        let places = voters.iter().filter_map(|voter| membership.get_node(voter));
-        places.filter(|place| sound(sources, place)).count() > voters.len() / 2
-    };
+    let places: Vec<Option<&Place>> = voters
+        .iter()
+        .map(|voter| membership.get_node(voter))
+        .collect();
     let leader = leading
-        .filter(|_| followed)
+        .filter(|_| followed(sources, follows, &places))
         .and_then(|leader| membership.get_node(&leader))
         .filter(|place| {
             Some(place.node) == sources.me.id || sources.peers.online(&place.addr, sources.now)
@@ -204,7 +205,7 @@ fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica, range: &KeyRange
     };
     GroupView {
         id,
-        range: range.clone(),
+        range: replica.range().clone(),
         replicas,
         leader,
         quorum_ok: quorum_ok && leader.is_some(),
@@ -216,5 +217,106 @@ fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica, range: &KeyRange
             committed: metrics.local_committed.as_ref().map(position),
             applied: metrics.last_applied.as_ref().map(position),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Seen::{Dead, Sound, Stalled};
+    use mareedb_ipc::wire::RandomId;
+    use mareedb_ipc::wire::peer::{PEER_PROTOCOL, PeerHello};
+
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Seen {
+        Sound,
+        Stalled,
+        Dead,
+    }
+
+    fn place(node: u64) -> Place {
+        Place {
+            node: NodeId(node),
+            addr: format!("node{node}"),
+            ..Place::default()
+        }
+    }
+
+    fn identity(node: u64) -> NodeIdentity {
+        let place = place(node);
+        NodeIdentity {
+            name: place.name,
+            id: Some(place.node),
+            incarnation: RandomId(1),
+            cluster: None,
+            addr: place.addr,
+            rest_addr: place.rest_addr,
+            version: String::new(),
+        }
+    }
+
+    /// [`followed`] on node 1, which sees nodes 2, 3 and so on like this.
+    fn followed_when(follows: bool, own: Seen, others: &[Seen]) -> bool {
+        let now = 10_000;
+        let mut peers = Peers::default();
+        let mut places = vec![place(1)];
+        for (seen, node) in others.iter().zip(2..) {
+            let place = place(node);
+            let hello = PeerHello {
+                protocol: PEER_PROTOCOL,
+                start: RandomId(1),
+                identity: identity(node),
+                expected: None,
+            };
+            if *seen != Dead {
+                peers.heard(&place.addr, &hello, now);
+            }
+            if *seen == Stalled {
+                peers.stalls(&place.addr, now);
+            }
+            places.push(place);
+        }
+        let (replicas, ages) = (BTreeMap::new(), Ages::default());
+        let sources = Sources {
+            me: identity(1),
+            formation: None,
+            refused: None,
+            replicas: &replicas,
+            peers: &peers,
+            ages: &ages,
+            ready: true,
+            disk_stalled: own == Stalled,
+            clock_ahead: false,
+            lease_ms: 1_000,
+            now,
+        };
+        let voters: Vec<Option<&Place>> = places.iter().map(Some).collect();
+        followed(&sources, follows, &voters)
+    }
+
+    /// Node 2 is the leader.
+    #[test]
+    fn a_leader_that_is_only_heard_of_leads_if_a_majority_can_follow() {
+        let cases: [(Seen, &[Seen], bool); 8] = [
+            // Its disk stalls, and a single node is left that could acknowledge.
+            (Sound, &[Stalled, Dead], false),
+            (Sound, &[Stalled, Sound], true),
+            (Sound, &[Stalled, Stalled], false),
+            // It is this node's own disk that stalls.
+            (Stalled, &[Sound, Dead], false),
+            (Stalled, &[Sound, Sound], true),
+            // Half of the voters are no majority.
+            (Sound, &[Sound, Dead, Dead], false),
+            (Sound, &[Sound, Sound, Dead, Dead], true),
+            (Sound, &[], true),
+        ];
+        for (number, (own, others, expected)) in cases.into_iter().enumerate() {
+            let found = followed_when(false, own, others);
+            assert_eq!(found, expected, "case {number}");
+            assert!(
+                followed_when(true, own, others),
+                "case {number}: it follows"
+            );
+        }
     }
 }

@@ -9,14 +9,9 @@ use mareedb_gatewayd::peer::Peers;
 use mareedb_gatewayd::session::Sessions;
 use mareedb_ipc::testing::NodeInProcess;
 use mareedb_ipc::wire::RandomId;
-use mareedb_ipc::{Alarm, Lane, Outbox, Role};
+use mareedb_ipc::{Lane, Outbox, Role};
 use prost::Message;
 use std::sync::{Arc, OnceLock};
-
-struct Quiet;
-impl Alarm for Quiet {
-    fn wake(&self) {}
-}
 
 /// A gateway that has been told nothing yet, with a limit small enough to be met.
 fn core() -> &'static (Arc<Core>, tokio::runtime::Runtime) {
@@ -24,7 +19,7 @@ fn core() -> &'static (Arc<Core>, tokio::runtime::Runtime) {
     CORE.get_or_init(|| {
         let node = NodeInProcess::small("{}");
         let mut own = node.attach(Role::Gateway);
-        let outbox = |sender: &mareedb_ipc::Sender| Outbox::before(sender, Arc::new(Quiet));
+        let outbox = |sender: &mareedb_ipc::Sender| Outbox::before(sender, || {});
         let client = outbox(&own.sender(Role::Consensus, Lane::Client));
         let peer = outbox(&own.sender(Role::Consensus, Lane::Peer));
         let bulk = outbox(&own.sender(Role::Consensus, Lane::Bulk));

@@ -1,9 +1,10 @@
-//! Query strings and transaction bodies of any bytes are requests or errors with a code, as far as the gateway looks at them
-//! by itself.
+//! Query strings, page tokens and transaction bodies of any bytes are requests or errors with a code, as far as the gateway looks
+//! at them by itself.
 
 use super::grpc;
 use mareedb_api::rest::{Encoding, TxnBody, decode_key, encode_key};
 use mareedb_gatewayd::rest::query::Params;
+use mareedb_gatewayd::rest::token;
 
 /// A query string, and after the first newline a body.
 pub fn run(bytes: &[u8]) {
@@ -23,6 +24,17 @@ pub fn run(bytes: &[u8]) {
         if let Ok(key) = decode_key(query) {
             assert_eq!(decode_key(&encode_key(&key)).ok(), Some(key));
         }
+        if let Ok((revision, next)) = token::read(query) {
+            assert_eq!(token::write(revision, &next), query);
+        }
+    }
+    // No input has the checksum of a token by chance.
+    if let Some((revision, next)) = body.split_first_chunk::<8>()
+        && !next.is_empty()
+    {
+        let revision = u64::from_le_bytes(*revision);
+        let told = token::read(&token::write(revision, next)).expect("a token");
+        assert_eq!((told.0, &told.1[..]), (revision, next));
     }
     if let Ok(txn) = serde_json::from_slice::<TxnBody>(body) {
         let json = serde_json::to_string(&txn).expect("what came can go");
@@ -46,6 +58,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
         "encoding=base64&consistency=linearizable&a=%zz",
         "a+b=%00%ff&x",
         &format!("\n{all}"),
+        &token::write(7, b"a"),
+        "\n12345678a key",
         "limit=1\n{\"success\":[{\"put\":{\"key\":\"a\",\"value\":\"\\u00e9\"}}]}",
     ]
     .map(|text| text.as_bytes().to_vec())

@@ -1,9 +1,11 @@
 //! A ring with any words and bytes gives records or says that it is corrupt; whole records come as they were put; a manifest
-//! of any text is one or an error.
+//! of any text is one or an error; a status board shows the newest whole record or nothing.
 
-use mareedb_ipc::testing::{parse_inheritance, receive_from_image};
-use mareedb_ipc::wire::encode;
+use mareedb_ipc::CELL_BYTES_MAX;
+use mareedb_ipc::testing::{parse_inheritance, read_from_slots, receive_from_image};
+use mareedb_ipc::wire::{decode, encode};
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 
 const CAPACITY: usize = 4096;
 
@@ -17,6 +19,10 @@ enum Input {
     Manifest(Vec<u8>),
     /// Any text.
     Text(String),
+    /// The two slots of a cell of a status board with their checksums: sequence, payload, what is wrong with it.
+    Cell([(u64, Vec<u8>, u8); 2]),
+    /// Slots of any words and bytes.
+    Slots([(u64, Vec<u8>); 2]),
 }
 
 /// Writes at a ring's position.
@@ -69,8 +75,33 @@ fn records(head: u64, records: &[(Vec<u8>, u8)]) {
     }
 }
 
+fn cell(slots: &[(u64, Vec<u8>, u8); 2]) {
+    let images = slots.each_ref().map(|(sequence, payload, fault)| {
+        let mut len = u32::try_from(payload.len()).expect("inputs are small");
+        let mut crc = crc32c::crc32c_append(crc32c::crc32c(&sequence.to_le_bytes()), payload);
+        match fault {
+            1 => len = len.wrapping_add(1 << 20),
+            2 => crc ^= 1,
+            _ => {}
+        }
+        [&len.to_le_bytes()[..], &crc.to_le_bytes(), &payload[..]].concat()
+    });
+    let whole = |(sequence, payload, fault): &&(u64, Vec<u8>, u8)| {
+        *sequence != 0 && !matches!(fault, 1 | 2) && payload.len() <= CELL_BYTES_MAX
+    };
+    let mut newest: Vec<_> = slots.iter().collect();
+    newest.sort_by_key(|(sequence, ..)| Reverse(*sequence));
+    let newest = newest.into_iter().find(whole);
+    let expected = newest.and_then(|(_, payload, _)| decode::<String>(payload).ok());
+    let shown = read_from_slots([(slots[0].0, &images[0]), (slots[1].0, &images[1])]);
+    // Two slots never have one number.
+    if slots[0].0 != slots[1].0 {
+        assert_eq!(shown, expected);
+    }
+}
+
 pub fn run(bytes: &[u8]) {
-    match mareedb_ipc::wire::decode::<Input>(bytes) {
+    match decode::<Input>(bytes) {
         Ok(Input::Records(head, list)) => records(head, &list),
         Ok(Input::Words(tail, head, data)) => {
             let _ = receive_from_image(tail, head, &data);
@@ -83,6 +114,10 @@ pub fn run(bytes: &[u8]) {
         }
         Ok(Input::Text(text)) => {
             let _ = parse_inheritance(&text);
+        }
+        Ok(Input::Cell(slots)) => cell(&slots),
+        Ok(Input::Slots([first, second])) => {
+            let _ = read_from_slots([(first.0, &first.1), (second.0, &second.1)]);
         }
         Err(_) => {}
     }
@@ -99,6 +134,19 @@ pub fn seeds() -> Vec<Vec<u8>> {
     for fault in 1..6 {
         inputs.push(Input::Records(4096, vec![record(40), (vec![1; 20], fault)]));
     }
+    let slot = |sequence: u64, fault: u8| (sequence, encode(&format!("words {sequence}")), fault);
+    for (sequences, faults) in [
+        ([2, 1], [0, 0]),
+        ([2, 3], [0, 0]),
+        ([2, 3], [0, 1]),
+        ([4, 3], [2, 0]),
+        ([0, 1], [0, 2]),
+        ([u64::MAX - 1, u64::MAX], [0, 0]),
+    ] {
+        let [first, second] = [0usize, 1].map(|at| slot(sequences[at], faults[at]));
+        inputs.push(Input::Cell([first, second]));
+    }
+    inputs.push(Input::Slots([(2, vec![0; 16]), (1, vec![0xff; 16])]));
     let node = mareedb_ipc::testing::NodeInProcess::small("{}");
     for role in mareedb_ipc::Role::DAEMONS {
         let (_, text) = node.memory().plan(role, &Default::default()).env;

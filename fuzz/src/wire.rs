@@ -168,7 +168,6 @@ pub fn seeds() -> Vec<Vec<u8>> {
             results_from: 1,
             upto: at,
         }),
-        request(StorageRequest::Query(read.clone())),
         request(StorageRequest::InstallChunk {
             install,
             number: 0,
@@ -205,14 +204,12 @@ pub fn seeds() -> Vec<Vec<u8>> {
             generation: install,
             replicas: vec![state],
             records: Vec::new(),
-            fresh: true,
         },
         answer(StorageAnswer::Log { entries }),
         answer(StorageAnswer::Applied {
             applied: at,
             outcomes: vec![(2, Bytes::from_static(b"\0"))],
         }),
-        answer(StorageAnswer::Queried(Ok(read_response()))),
         answer(StorageAnswer::Chunk(chunk)),
         answer(StorageAnswer::Opened {
             snapshot: install,

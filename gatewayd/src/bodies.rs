@@ -112,7 +112,7 @@ where
                 .get_or_insert_with(|| Box::pin(sleep_until(until)));
             return timer.as_mut().poll(context).map(|()| {
                 let late = "the request's body did not come in time; nothing was done";
-                Some(Err(ApiError::new(ErrorCode::BadRequest, late).to_status()))
+                Some(Err(ApiError::bad_request(late).to_status()))
             });
         };
         Poll::Ready(frame.map(|frame| {

@@ -1,8 +1,8 @@
 //! The elections that this node's groups remember, in the words of the contract.
 
 use crate::core::Core;
+use mareedb_api::ApiError;
 use mareedb_api::v1;
-use mareedb_api::{ApiError, ErrorCode};
 use mareedb_ipc::wire::NodeId;
 use mareedb_ipc::wire::command::{Cause, Election};
 use mareedb_ipc::wire::read::Query;
@@ -21,15 +21,8 @@ const WITHIN: Duration = Duration::from_secs(2);
 /// `NOT_READY`: the cluster is forming, or the node's replicas are starting.
 pub async fn elections(core: &Core, deadline: Instant) -> Result<v1::ElectionsResponse, ApiError> {
     let deadline = deadline.min(Instant::now() + WITHIN);
-    let not_ready = |why: String| ApiError::new(ErrorCode::NotReady, why);
-    let Some(view) = core.view() else {
-        return Err(not_ready(
-            "consensusd has not told yet what it knows".into(),
-        ));
-    };
-    if view.groups.is_empty() {
-        return Err(not_ready("this node has no groups yet".into()));
-    }
+    let view = core.view().filter(|view| !view.groups.is_empty());
+    let view = view.ok_or_else(|| core.not_ready())?;
     let mut items = Vec::new();
     for group in &view.groups {
         let answer = core
@@ -54,7 +47,7 @@ pub async fn elections(core: &Core, deadline: Instant) -> Result<v1::ElectionsRe
 }
 
 fn name(view: &ClusterView, node: NodeId) -> String {
-    match view.members.iter().find(|member| member.id == node) {
+    match view.member(node) {
         Some(member) => member.name.clone(),
         None => format!("node {node}, not a member any more"),
     }

@@ -3,8 +3,8 @@
 use crate::core::Core;
 use crate::elections;
 use crate::status::{self, Boards};
-use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryFutureExt};
 use http::HeaderMap;
 use mareedb_api::v1::cluster_server::{Cluster, ClusterServer};
 use mareedb_api::v1::kv_server::{Kv, KvServer};
@@ -12,7 +12,6 @@ use mareedb_api::v1::node_server::{Node, NodeServer};
 use mareedb_api::{ApiError, ErrorCode, v1};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Instant;
 use tonic::server::NamedService;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::{Code, Request, Response, Status};
@@ -38,7 +37,7 @@ pub fn routes(core: &Arc<Core>, boards: &Arc<Boards>) -> Routes {
     let (reporter, health) = tonic_health::server::health_reporter();
     let core = core.clone();
     tokio::spawn(async move {
-        let mut view = core.calls().view();
+        let mut view = core.calls().watch_view();
         loop {
             let ready = view
                 .borrow_and_update()
@@ -78,19 +77,14 @@ pub fn routes(core: &Arc<Core>, boards: &Arc<Boards>) -> Routes {
 }
 
 impl Services {
-    async fn counted<T>(
+    fn counted<T>(
         &self,
         what: &'static str,
         answer: impl Future<Output = Result<T, ApiError>>,
-    ) -> Result<Response<T>, Status> {
-        let began = Instant::now();
-        let answer = answer.await;
-        let code = match &answer {
-            Ok(_) => "OK",
-            Err(error) => error.code.as_str(),
-        };
-        self.core.metrics.count(what, code, began.elapsed());
-        answer.map(Response::new).map_err(Status::from)
+    ) -> impl Future<Output = Result<Response<T>, Status>> {
+        let code = |error: &ApiError| error.code.as_str();
+        let answer = self.core.metrics.counted(what, answer, code);
+        answer.map_ok(Response::new).map_err(Status::from)
     }
 }
 
@@ -136,7 +130,7 @@ pub(crate) fn unexplained(core: &Core, headers: &HeaderMap) -> Option<ApiError> 
                 why => why,
             },
         )),
-        Code::Internal => Some(ApiError::new(ErrorCode::BadRequest, status.message())),
+        Code::Internal => Some(ApiError::bad_request(status.message())),
         _ => None,
     }
 }

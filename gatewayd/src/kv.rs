@@ -20,9 +20,10 @@ mod txn;
 pub(crate) use range::go_on;
 use range::{after, bounds};
 
-fn bad(message: impl Into<String>) -> ApiError {
-    ApiError::new(ErrorCode::BadRequest, message)
-}
+const _: () = assert!(
+    IDEMPOTENCY_KEY_BYTES_MAX == mareedb_config::bounds::IDEMPOTENCY_KEY_BYTES_MAX,
+    "the contract allows what storaged takes"
+);
 
 /// A page of a range.
 pub struct Page {
@@ -42,7 +43,9 @@ impl Core {
     pub fn deadline(&self, timeout_ms: u64) -> Result<Instant, ApiError> {
         let max = self.config.limits.timeout_ms_max;
         if timeout_ms > max {
-            return Err(bad(format!("timeout_ms is {timeout_ms}, at most {max}")));
+            return Err(ApiError::bad_request(format!(
+                "timeout_ms is {timeout_ms}, at most {max}"
+            )));
         }
         let ms = if timeout_ms == 0 {
             mareedb_api::DEFAULT_TIMEOUT_MS.min(max)
@@ -55,7 +58,7 @@ impl Core {
     /// `at` says which of a request's keys it is.
     fn check_key(&self, at: Arguments<'_>, key: &[u8]) -> Result<(), ApiError> {
         if key.is_empty() {
-            return Err(bad(format!("{at} is empty")));
+            return Err(ApiError::bad_request(format!("{at} is empty")));
         }
         check_length(at, key, self.config.limits.key_bytes_max)
     }
@@ -85,7 +88,7 @@ impl Core {
         timeout_ms: u64,
     ) -> Result<TxnResult, ApiError> {
         if idempotency_key.len() > IDEMPOTENCY_KEY_BYTES_MAX {
-            return Err(bad(format!(
+            return Err(ApiError::bad_request(format!(
                 "the idempotency key has {} bytes, at most {IDEMPOTENCY_KEY_BYTES_MAX}",
                 idempotency_key.len()
             )));
@@ -109,7 +112,7 @@ impl Core {
         self.check_key(format_args!("the key"), &request.key)?;
         self.check_value(format_args!("the value"), &request.value)?;
         if request.if_absent && request.if_mod_revision.is_some() {
-            return Err(bad(
+            return Err(ApiError::bad_request(
                 "a key cannot be absent and have a revision: give one condition",
             ));
         }
@@ -280,7 +283,7 @@ fn is_stale(consistency: i32) -> Result<bool, ApiError> {
     match Consistency::try_from(consistency) {
         Ok(Consistency::Linearizable) => Ok(false),
         Ok(Consistency::Stale) => Ok(true),
-        Err(_) => Err(bad(format!("consistency {consistency}"))),
+        Err(_) => Err(ApiError::bad_request(format!("consistency {consistency}"))),
     }
 }
 

@@ -17,16 +17,13 @@ pub mod rest;
 pub mod serve;
 pub mod session;
 pub mod status;
-pub mod wake;
 
 use crate::core::Core;
 use links::{Calls, Lanes, Pump};
 use mareedb_config::Config;
 use mareedb_ipc::{
-    Bell, BoardWriter, Cell, CorruptLink, ExitCode, Gauge, Inheritance, Lane, Outbox, RingError,
-    Role, Sender, Waiter,
+    Bell, BoardWriter, ExitCode, Gauge, Inheritance, Lane, Outbox, RingError, Role, Sender, Waiter,
 };
-
 use peer::Peers;
 use serve::{Doors, serve};
 use session::Sessions;
@@ -38,8 +35,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use wake::Wake;
+use tokio::sync::{Notify, watch};
 
 /// The main loop turns at least so often; it also is how often it beats.
 const TICK: Duration = Duration::from_millis(40);
@@ -52,24 +48,13 @@ pub fn run(inheritance: Inheritance) -> ExitCode {
         .build()
     {
         Ok(runtime) => runtime,
-        Err(error) => return last_words(&board, ExitCode::Failed, &error.to_string()),
+        Err(error) => return board.ended(ExitCode::Failed, &error.to_string()),
     };
     match runtime.block_on(live(inheritance)) {
         Ok(()) => ExitCode::Done,
-        Err(Ended::Ring(RingError::Corrupt { link, blame, what })) => {
-            let why = format!("link {link}: {what}");
-            board.put(Cell::CorruptLink, &CorruptLink { link, blame, what });
-            last_words(&board, ExitCode::LinkCorrupt, &why)
-        }
-        Err(Ended::Ring(error)) => last_words(&board, ExitCode::Internal, &error.to_string()),
-        Err(Ended::Other(exit, why)) => last_words(&board, exit, &why),
+        Err(Ended::Ring(error)) => board.ended_by(&error),
+        Err(Ended::Other(exit, why)) => board.ended(exit, &why),
     }
-}
-
-fn last_words(board: &BoardWriter, exit: ExitCode, why: &str) -> ExitCode {
-    tracing::error!("{why}");
-    board.put(Cell::LastWords, &why.to_owned());
-    exit
 }
 
 enum Ended {
@@ -104,7 +89,7 @@ async fn live(mut inheritance: Inheritance) -> Result<(), Ended> {
         )
     })?;
     let (rest, grpc) = (listener(listeners.rest)?, listener(listeners.grpc)?);
-    let wake = Arc::new(Wake::default());
+    let wake = Arc::new(Notify::new());
     let mut reader_lanes = Vec::new();
     for number in 0..inheritance.topology().readers {
         let lane = Lane::Read(number);
@@ -122,7 +107,10 @@ async fn live(mut inheritance: Inheritance) -> Result<(), Ended> {
         from_bulk: inheritance.receiver(Role::Consensus, Lane::Bulk),
         readers: reader_lanes,
     };
-    let outbox = |sender: &Sender| Outbox::before(sender, wake.clone());
+    let outbox = |sender: &Sender| {
+        let wake = wake.clone();
+        Outbox::before(sender, move || wake.notify_one())
+    };
     let (client, peer, bulk) = (
         outbox(&lanes.to_client),
         outbox(&lanes.to_peer),
@@ -184,7 +172,7 @@ async fn live(mut inheritance: Inheritance) -> Result<(), Ended> {
 async fn turns(
     mut pump: Pump,
     bell: Bell,
-    wake: &Wake,
+    wake: &Notify,
     core: &Core,
     board: &BoardWriter,
     stop: watch::Sender<bool>,
@@ -203,8 +191,6 @@ async fn turns(
             core.admission.forget();
         }
         board.beat();
-        board.set(Gauge::Requests, core.metrics.total());
-        board.set(Gauge::PeersUp, core.peers().connected() as u64);
         // Serving status is serving: a node that waits for others must not look dead to systemd.
         board.set(Gauge::Ready, u64::from(core.view().is_some()));
         if !pump.turn()? {
@@ -217,7 +203,7 @@ async fn turns(
                 bell.get_ref().drain();
                 ready.clear_ready();
             }
-            () = wake.wait() => {}
+            () = wake.notified() => {}
             // Counted from the turn that has just been: one that was rung for is as good as one of its own.
             () = tokio::time::sleep(TICK) => {}
             _ = terminate.recv() => {

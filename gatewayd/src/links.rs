@@ -5,7 +5,7 @@ use crate::peer::Peers;
 use bytes::Bytes;
 use mareedb_ipc::wire::command::Outcome;
 use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError, FromConsensus, ToConsensus};
-use mareedb_ipc::wire::peer::{PeerIn, PeerOut};
+use mareedb_ipc::wire::peer::{PeerIn, PeerOut, Way};
 use mareedb_ipc::wire::read::{
     ReadCall, ReadError, ReadReply, ReadRequest, ReadResponse, SentReadCall,
 };
@@ -117,8 +117,13 @@ impl Calls {
         })
     }
 
-    /// The cluster as this node's consensusd sees it; `None` until it has told.
-    pub fn view(&self) -> watch::Receiver<Option<Arc<ClusterView>>> {
+    /// The cluster as consensusd told of it last; `None` until it has told.
+    pub fn current(&self) -> Option<Arc<ClusterView>> {
+        self.view.borrow().clone()
+    }
+
+    /// The same, for who waits for news.
+    pub fn watch_view(&self) -> watch::Receiver<Option<Arc<ClusterView>>> {
         self.view.subscribe()
     }
 
@@ -328,13 +333,13 @@ impl Pump {
     pub fn turn(&mut self) -> Result<bool, RingError> {
         let mut quiet = true;
         quiet &= drain(&mut self.lanes.from_peer, |message: PeerOut| {
-            self.peers.send(message, false);
+            self.peers.send(message, Way::Peer);
         })?;
         quiet &= drain(&mut self.lanes.from_client, |message| {
             self.calls.told(message, &self.peers);
         })?;
         quiet &= drain(&mut self.lanes.from_bulk, |message: PeerOut| {
-            self.peers.send(message, true);
+            self.peers.send(message, Way::Bulk);
         })?;
         for (at, (_, receiver)) in self.lanes.readers.iter_mut().enumerate() {
             quiet &= drain(receiver, |reply| self.calls.read_reply(at, reply))?;

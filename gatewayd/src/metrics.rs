@@ -3,6 +3,7 @@
 use crate::core::Core;
 use crate::status::{self, Boards};
 use mareedb_api::v1;
+use mareedb_api::values::{DaemonState, MemberRole};
 use mareedb_ipc::wire::view::ClusterView;
 use mareedb_ipc::{BOUNDS_US, Cell, Counted, Gauge, Histogram};
 use parking_lot::Mutex;
@@ -28,6 +29,14 @@ const HOPS: [(Hop, &str); 4] = [
     (Hop::ReadIndex, "read_index"),
     (Hop::Read, "read"),
 ];
+// A hop's histogram is found by its number.
+const _: () = {
+    let mut at = 0;
+    while at < HOPS.len() {
+        assert!(HOPS[at].0 as usize == at);
+        at += 1;
+    }
+};
 
 /// Counters of this gateway.
 #[derive(Default)]
@@ -44,14 +53,26 @@ impl Metrics {
         self.durations.lock().entry(what).or_default().record(took);
     }
 
+    /// Counts a request by its answer and how long that took; `code` says the error's.
+    pub async fn counted<T, E>(
+        &self,
+        what: &'static str,
+        answer: impl Future<Output = Result<T, E>>,
+        code: impl FnOnce(&E) -> &'static str,
+    ) -> Result<T, E> {
+        let began = Instant::now();
+        let answer = answer.await;
+        let code = match &answer {
+            Ok(_) => "OK",
+            Err(error) => code(error),
+        };
+        self.count(what, code, began.elapsed());
+        answer
+    }
+
     /// Counts a way that has been taken, whatever came of it.
     pub fn hop(&self, hop: Hop, since: Instant) {
         self.hops[hop as usize].record(since.elapsed());
-    }
-
-    /// Requests so far.
-    pub fn total(&self) -> u64 {
-        self.requests.lock().values().sum()
     }
 }
 
@@ -114,22 +135,25 @@ pub fn text(core: &Core, boards: &Boards) -> String {
         "Peers with a live stream.",
         core.peers().connected() as u64,
     );
+    let view = core.view();
+    let view = view.as_deref();
     out.gauge(
         "mareedb_clock_ahead",
         "1: this node's wall clock is ahead of a majority's by more than cluster.max_clock_offset_ms.",
-        u64::from(core.view().is_some_and(|view| clock_ahead(&view))),
+        u64::from(view.is_some_and(clock_ahead)),
     );
     storage(&mut out, boards);
     if let Ok(node) = status::node(core, boards) {
         daemons(&mut out, &node);
-        groups(&mut out, &node);
+        rings(&mut out, &node);
+        groups(&mut out, &node, view);
     }
     out.0
 }
 
 fn clock_ahead(view: &ClusterView) -> bool {
-    let mut members = view.members.iter();
-    members.any(|member| Some(member.id) == view.me.id && member.clock_ahead)
+    let own = view.me.id.and_then(|id| view.member(id));
+    own.is_some_and(|member| member.clock_ahead)
 }
 
 fn requests(out: &mut Text, metrics: &Metrics) {
@@ -233,7 +257,7 @@ fn daemons(out: &mut Text, node: &v1::NodeStatusResponse) {
             "mareedb_daemon_running",
             "gauge",
             "1: the daemon runs.",
-            |daemon| Some(f64::from(u8::from(daemon.state == "running"))),
+            |daemon| Some(flag(daemon.state == DaemonState::Running.as_str())),
         ),
         (
             "mareedb_daemon_restarts_total",
@@ -262,6 +286,9 @@ fn daemons(out: &mut Text, node: &v1::NodeStatusResponse) {
             }
         }
     }
+}
+
+fn rings(out: &mut Text, node: &v1::NodeStatusResponse) {
     let families: [Family<v1::Link>; 2] = [
         (
             "mareedb_ring_used_bytes",
@@ -276,62 +303,97 @@ fn daemons(out: &mut Text, node: &v1::NodeStatusResponse) {
             |link| Some(link.capacity_bytes as f64),
         ),
     ];
+    let shown = fullest(&node.links);
     for (name, kind, help, value) in families {
         out.family(name, kind, help);
-        // Several lanes lie between two daemons: the fullest shows.
-        let mut fullest: BTreeMap<(&str, &str), f64> = BTreeMap::new();
-        for link in &node.links {
-            let shown = fullest.entry((&link.from, &link.to)).or_default();
-            *shown = shown.max(value(link).unwrap_or(0.0));
-        }
-        for ((from, to), value) in fullest {
-            out.sample(name, &[("from", from), ("to", to)], value);
+        for ((from, to), link) in &shown {
+            if let Some(value) = value(link) {
+                out.sample(name, &[("from", from), ("to", to)], value);
+            }
         }
     }
 }
 
-fn groups(out: &mut Text, node: &v1::NodeStatusResponse) {
-    let families: [Family<v1::LocalReplica>; 5] = [
+/// The ring that shows for two daemons, between which several lanes lie: the fullest by its size, of equally full ones the largest.
+fn fullest(links: &[v1::Link]) -> BTreeMap<(&str, &str), &v1::Link> {
+    // Used / capacity of two rings, compared without dividing.
+    let share = |of: &v1::Link, beside: &v1::Link| {
+        u128::from(of.used_bytes) * u128::from(beside.capacity_bytes)
+    };
+    let mut shown: BTreeMap<(&str, &str), &v1::Link> = BTreeMap::new();
+    for link in links {
+        let best = shown.entry((&link.from, &link.to)).or_insert(link);
+        let (this, other) = (share(link, best), share(best, link));
+        if (this, link.capacity_bytes) > (other, best.capacity_bytes) {
+            *best = link;
+        }
+    }
+    shown
+}
+
+/// A replica of this node, and whether it leads.
+type Shown<'a> = (&'a v1::LocalReplica, bool);
+
+fn groups(out: &mut Text, node: &v1::NodeStatusResponse, view: Option<&ClusterView>) {
+    let families: [Family<Shown<'_>>; 5] = [
         (
             "mareedb_raft_term",
             "gauge",
             "Term of the group.",
-            |group| Some(group.term as f64),
+            |(group, _)| Some(group.term as f64),
         ),
         (
             "mareedb_raft_leader",
             "gauge",
-            "1: this node leads the group.",
-            |group| Some(f64::from(u8::from(group.role == "leader"))),
+            "1: this node leads the group, and a quorum follows.",
+            |(_, leads)| Some(flag(*leads)),
         ),
         (
             "mareedb_raft_durable_index",
             "gauge",
             "Last entry on this node's disk.",
-            |group| group.durable_index.map(|index| index as f64),
+            |(group, _)| group.durable_index.map(|index| index as f64),
         ),
         (
             "mareedb_raft_commit_index",
             "gauge",
             "Last committed entry known.",
-            |group| group.commit_index.map(|index| index as f64),
+            |(group, _)| group.commit_index.map(|index| index as f64),
         ),
         (
             "mareedb_raft_applied_index",
             "gauge",
             "Last applied entry.",
-            |group| group.applied_index.map(|index| index as f64),
+            |(group, _)| group.applied_index.map(|index| index as f64),
         ),
     ];
+    let replicas = node.groups.iter();
+    let replicas: Vec<Shown<'_>> = replicas
+        .map(|replica| (replica, view.is_some_and(|view| leads(view, replica))))
+        .collect();
     for (name, kind, help, value) in families {
         out.family(name, kind, help);
-        for group in &node.groups {
-            if let Some(value) = value(group) {
-                let id = group.id.to_string();
+        for shown in &replicas {
+            if let Some(value) = value(shown) {
+                let id = shown.0.id.to_string();
                 out.sample(name, &[("group", &id)], value);
             }
         }
     }
+}
+
+/// Whether a replica of this node leads. One that is cut off goes on to call itself leader; the view does not, once no quorum
+/// has answered it for a lease.
+fn leads(view: &ClusterView, replica: &v1::LocalReplica) -> bool {
+    let mut groups = view.groups.iter();
+    let group = groups.find(|group| u64::from(group.id.0) == replica.id);
+    let leader = group.and_then(|group| group.leader);
+    replica.role == MemberRole::Leader.as_str() && leader.is_some() && leader == view.me.id
+}
+
+/// A yes or no as a number.
+fn flag(yes: bool) -> f64 {
+    f64::from(u8::from(yes))
 }
 
 #[cfg(test)]
@@ -340,12 +402,12 @@ mod tests {
     use crate::links::Calls;
     use crate::peer::Peers;
     use crate::session::Sessions;
-    use crate::wake::Wake;
     use mareedb_config::Config;
     use mareedb_ipc::testing::NodeInProcess;
-    use mareedb_ipc::wire::RandomId;
+    use mareedb_ipc::wire::storage::KeyRange;
+    use mareedb_ipc::wire::view::{GroupView, NodeIdentity};
+    use mareedb_ipc::wire::{FIRST_DATA_GROUP, NodeId, RandomId};
     use mareedb_ipc::{Lane, NodeStatus, Outbox, Role};
-    use std::sync::Arc;
 
     /// The page for people.
     const MANUAL: &str = include_str!("../../docs/metrics.md");
@@ -370,6 +432,85 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_leader_that_no_quorum_follows_is_told_as_none() {
+        let me = NodeIdentity {
+            name: "node1".into(),
+            id: Some(NodeId(1)),
+            incarnation: RandomId(1),
+            cluster: Some(RandomId(2)),
+            addr: "a".into(),
+            rest_addr: "b".into(),
+            version: String::new(),
+        };
+        let group = GroupView {
+            id: FIRST_DATA_GROUP,
+            range: KeyRange::whole(),
+            replicas: Vec::new(),
+            leader: me.id,
+            quorum_ok: true,
+            term: 3,
+            local: None,
+        };
+        let mut view = ClusterView {
+            me,
+            ready: true,
+            forming: None,
+            refused: None,
+            members: Vec::new(),
+            groups: vec![group],
+        };
+        let node = v1::NodeStatusResponse {
+            groups: vec![v1::LocalReplica {
+                id: FIRST_DATA_GROUP.0.into(),
+                role: MemberRole::Leader.into(),
+                ..v1::LocalReplica::default()
+            }],
+            ..v1::NodeStatusResponse::default()
+        };
+        let told = |view: Option<&ClusterView>| {
+            let mut out = Text::default();
+            groups(&mut out, &node, view);
+            let mut lines = out.0.lines();
+            let line = lines.find(|line| line.starts_with("mareedb_raft_leader{"));
+            line.expect("a sample").to_owned()
+        };
+        assert_eq!(told(Some(&view)), "mareedb_raft_leader{group=\"1\"} 1");
+        // Its replica still has the role.
+        view.groups[0].leader = None;
+        view.groups[0].quorum_ok = false;
+        assert_eq!(told(Some(&view)), "mareedb_raft_leader{group=\"1\"} 0");
+        assert_eq!(told(None), "mareedb_raft_leader{group=\"1\"} 0");
+    }
+
+    #[test]
+    fn of_several_rings_both_numbers_are_those_of_the_fullest() {
+        let link = |used_bytes, capacity_bytes| v1::Link {
+            from: "gatewayd".into(),
+            to: "consensusd".into(),
+            capacity_bytes,
+            used_bytes,
+        };
+        let cases = [
+            (vec![link(60, 100), link(200, 1_000)], (60, 100)),
+            (vec![link(200, 1_000), link(60, 100)], (60, 100)),
+            (vec![link(0, 100), link(0, 1_000), link(0, 10)], (0, 1_000)),
+        ];
+        for (links, (used, capacity)) in cases {
+            let node = v1::NodeStatusResponse {
+                links,
+                ..v1::NodeStatusResponse::default()
+            };
+            let mut out = Text::default();
+            rings(&mut out, &node);
+            for (name, value) in [("used", used), ("capacity", capacity)] {
+                let labels = "{from=\"gatewayd\",to=\"consensusd\"}";
+                let line = format!("mareedb_ring_{name}_bytes{labels} {value}\n");
+                assert!(out.0.contains(&line), "{line} is not in\n{}", out.0);
+            }
+        }
+    }
+
     /// What a node tells whose daemons have told nothing yet: every family is there, be there samples of it or not.
     fn told_at_first() -> String {
         let node = NodeInProcess::small("{}");
@@ -382,7 +523,7 @@ mod tests {
         node.memory().board().put(Cell::Node, &supervisor);
         let mut own = node.attach(Role::Gateway);
         let sender = own.sender(Role::Consensus, Lane::Client);
-        let outbox = Outbox::before(&sender, Arc::new(Wake::default()));
+        let outbox = Outbox::before(&sender, || {});
         let calls = Calls::new(outbox.clone(), vec![outbox.clone()]);
         let peers = Peers::new(own.start(), outbox.clone(), outbox);
         let core = Core::new(calls, peers, Sessions::new(), Config::default());

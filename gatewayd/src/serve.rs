@@ -26,12 +26,16 @@ const HEADERS_LIMIT: Duration = Duration::from_secs(10);
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Requests that one HTTP/2 connection may have open.
 const STREAMS_MAX: u32 = 256;
+/// An HTTP/2 connection is pinged so often: one whose client hangs, though its kernel answers, is closed and gives its place back.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// A connection without traffic for so long is asked for a sign of life.
 const KEEPALIVE_IDLE_S: u32 = 30;
 /// It is asked again so often,
 const KEEPALIVE_INTERVAL_S: u32 = 10;
 /// and is closed when it was asked so many times in vain.
 const KEEPALIVE_PROBES: u32 = 3;
+/// A pause after an accept that failed: for want of descriptors the next one fails, too, until some connection has ended.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// What is in flight at a graceful stop has so long to end.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
@@ -67,7 +71,7 @@ pub async fn serve(doors: Doors, listener: TcpListener, router: Router, peers_to
             Err(error) => {
                 // Too many open files, or a connection that was gone before it was accepted.
                 tracing::warn!(%error, "accept");
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
@@ -122,7 +126,7 @@ async fn connection(
     builder
         .http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_interval(PING_INTERVAL)
         .max_concurrent_streams(STREAMS_MAX);
     let serving = builder.serve_connection(io, gate);
     tokio::pin!(serving);

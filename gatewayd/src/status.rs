@@ -6,14 +6,13 @@ use mareedb_api::values::{
     DaemonState, GroupKind, MemberRole, MemberStatus, NodeState, ReplicaKind, Verdict,
 };
 use mareedb_api::{ApiError, ErrorCode, SCHEMA_VERSION};
-use mareedb_ipc::wire::view::{ClusterView, MemberView};
+use mareedb_ipc::wire::view::{ClusterView, GroupView, MemberView};
 use mareedb_ipc::wire::{META_GROUP, NodeId};
+use mareedb_ipc::world::wall_ms;
 use mareedb_ipc::{
     BoardReader, Cell, DaemonState as State, DaemonStatus, Gauge, GroupDigest, LinkUsage,
     NodeStatus, Role,
 };
-use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A member whose lag is beyond this shows as lagging.
 const LAGGING_MS: u64 = 5_000;
@@ -33,10 +32,7 @@ pub fn cluster(core: &Core) -> v1::ClusterStatusResponse {
         None => v1::ClusterStatusResponse {
             schema_version: SCHEMA_VERSION,
             verdict: Verdict::NoQuorum.into(),
-            reasons: vec![reason(
-                "CONSENSUS_STARTING",
-                "consensusd of this node has not told yet what it knows",
-            )],
+            reasons: vec![reason("CONSENSUS_STARTING", core.not_ready().message)],
             observed_by: core.config.cluster.node_id.clone().unwrap_or_default(),
             ..v1::ClusterStatusResponse::default()
         },
@@ -50,120 +46,54 @@ fn reason(code: &str, message: impl Into<String>) -> v1::Reason {
     }
 }
 
+/// The members whose agreement counts.
+struct Voters {
+    total: usize,
+    online: usize,
+    /// Those that can acknowledge: one whose disk stalls acknowledges nothing.
+    sound: usize,
+}
+
+impl Voters {
+    fn of(view: &ClusterView) -> Voters {
+        // Before the groups run, membership is what was formed.
+        let all = !view.members.iter().any(|member| member.voter);
+        let voters = view.members.iter().filter(|member| all || member.voter);
+        let online = voters.clone().filter(|member| member.online);
+        let sound = online.clone().filter(|member| !member.disk_stalled);
+        Voters {
+            total: voters.count(),
+            online: online.count(),
+            sound: sound.count(),
+        }
+    }
+
+    fn quorum(&self) -> usize {
+        self.total / 2 + 1
+    }
+}
+
 fn from_view(view: &ClusterView) -> v1::ClusterStatusResponse {
-    let meta = view.groups.iter().find(|group| group.id == META_GROUP);
+    let meta = view.group(META_GROUP);
     let leader = meta.and_then(|meta| meta.leader);
-    let name = |id: NodeId| {
-        view.members
-            .iter()
-            .find(|member| member.id == id)
-            .map(|member| member.name.clone())
-    };
-    let voters: Vec<&MemberView> = view.members.iter().filter(|member| member.voter).collect();
-    // Before the groups run, membership is what was formed.
-    let voters: Vec<&MemberView> = if voters.is_empty() {
-        view.members.iter().collect()
-    } else {
-        voters
-    };
-    let online = voters.iter().filter(|member| member.online).count();
-    // One whose disk stalls acknowledges nothing.
-    let sound = |member: &&&MemberView| member.online && !member.disk_stalled;
-    let sound = voters.iter().filter(sound).count();
-    let quorum = voters.len() / 2 + 1;
-    let lags = view
-        .members
-        .iter()
-        .map(|member| member.lag_ms)
-        .collect::<Vec<_>>();
-    let mut reasons: Vec<v1::Reason> = view
-        .refused
-        .iter()
-        .map(|refused| reason(&refused.code, &refused.message))
-        .collect();
-    let leaderless: Vec<String> = view
-        .groups
-        .iter()
-        .filter(|group| group.leader.is_none() || !group.quorum_ok)
-        .map(|group| group.id.to_string())
-        .collect();
-    let verdict = if let Some(forming) = &view.forming {
-        reasons.push(reason("FORMING", &forming.message));
-        Verdict::Forming
-    } else if online < quorum
-        || leader.is_none()
-        || !leaderless.is_empty()
-        || view.groups.is_empty()
-    {
-        if online < quorum {
-            reasons.push(reason(
-                "NO_QUORUM",
-                format!(
-                    "{online} of {} members are online, {quorum} are needed",
-                    voters.len()
-                ),
-            ));
-        } else if view.groups.is_empty() {
-            reasons.push(reason("STARTING", "the replicas of this node are starting"));
-        } else {
-            reasons.push(reason(
-                "NO_LEADER",
-                format!("no leader of {}", leaderless.join(", ")),
-            ));
-        }
-        Verdict::NoQuorum
-    } else {
-        for member in &view.members {
-            match status(member) {
-                MemberStatus::Ok => {}
-                MemberStatus::Down => {
-                    reasons.push(reason("MEMBER_DOWN", format!("{} is down", member.name)))
-                }
-                other => reasons.push(reason(
-                    "MEMBER_BEHIND",
-                    format!("{} is {other}", member.name),
-                )),
-            }
-            if member.online && member.disk_stalled {
-                reasons.push(reason(
-                    "DISK_STALL",
-                    format!(
-                        "the disk of {} has not completed a write for longer than storage.stall_limit_ms: it leads nothing until it does",
-                        member.name
-                    ),
-                ));
-            }
-        }
-        for member in &view.members {
-            if member.online && member.clock_ahead {
-                reasons.push(reason(
-                    "CLOCK_AHEAD",
-                    format!(
-                        "the clock of {} is ahead of a majority's by more than cluster.max_clock_offset_ms: it leads nothing until it is set right",
-                        member.name
-                    ),
-                ));
-            }
-        }
-        if reasons.is_empty() {
-            Verdict::Healthy
-        } else {
-            Verdict::Degraded
-        }
-    };
+    let voters = Voters::of(view);
+    let (verdict, reasons) = verdict(view, &voters);
+    let online = view.members.iter().filter(|member| member.online).count();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     v1::ClusterStatusResponse {
         schema_version: SCHEMA_VERSION,
         cluster_id: view.me.cluster.map(|id| id.to_string()),
         verdict: verdict.into(),
         reasons,
-        leader: leader.and_then(name),
+        leader: leader
+            .and_then(|leader| view.member(leader))
+            .map(|member| member.name.clone()),
         term: meta.map_or(0, |meta| meta.term),
         members_total: count(view.members.len()),
-        members_online: count(view.members.iter().filter(|member| member.online).count()),
-        quorum: count(quorum),
-        failures_tolerated: count(sound.saturating_sub(quorum)),
-        replication_lag_ms_max: lags.iter().flatten().max().copied(),
+        members_online: count(online),
+        quorum: count(voters.quorum()),
+        failures_tolerated: count(voters.sound.saturating_sub(voters.quorum())),
+        replication_lag_ms_max: view.members.iter().filter_map(|member| member.lag_ms).max(),
         bft_mode: false,
         members: view
             .members
@@ -177,6 +107,79 @@ fn from_view(view: &ClusterView) -> v1::ClusterStatusResponse {
             .collect(),
         observed_by: view.me.name.clone(),
     }
+}
+
+/// How the cluster is, and why it is not healthy.
+fn verdict(view: &ClusterView, voters: &Voters) -> (Verdict, Vec<v1::Reason>) {
+    let refused = view.refused.iter();
+    let mut reasons: Vec<v1::Reason> = refused
+        .map(|refused| reason(&refused.code, &refused.message))
+        .collect();
+    if let Some(forming) = &view.forming {
+        reasons.push(reason("FORMING", &forming.message));
+        return (Verdict::Forming, reasons);
+    }
+    if let Some(why) = unled(view, voters) {
+        reasons.push(why);
+        return (Verdict::NoQuorum, reasons);
+    }
+    reasons.extend(view.members.iter().flat_map(problems));
+    if reasons.is_empty() {
+        (Verdict::Healthy, reasons)
+    } else {
+        (Verdict::Degraded, reasons)
+    }
+}
+
+/// Why writes and linearizable reads are not possible, if they are not.
+fn unled(view: &ClusterView, voters: &Voters) -> Option<v1::Reason> {
+    let (online, total, quorum) = (voters.online, voters.total, voters.quorum());
+    let leaderless: Vec<String> = view
+        .groups
+        .iter()
+        .filter(|group| group.leader.is_none() || !group.quorum_ok)
+        .map(|group| group.id.to_string())
+        .collect();
+    let meta_leader = view.group(META_GROUP).and_then(|meta| meta.leader);
+    if online < quorum {
+        let what = format!("{online} of {total} members are online, {quorum} are needed");
+        Some(reason("NO_QUORUM", what))
+    } else if view.groups.is_empty() {
+        let what = "the replicas of this node are starting";
+        Some(reason("STARTING", what))
+    } else if meta_leader.is_none() || !leaderless.is_empty() {
+        let what = format!("no leader of {}", leaderless.join(", "));
+        Some(reason("NO_LEADER", what))
+    } else {
+        None
+    }
+}
+
+/// What is wrong with a member.
+fn problems(member: &MemberView) -> Vec<v1::Reason> {
+    let name = &member.name;
+    let mut problems = match status(member) {
+        MemberStatus::Ok => Vec::new(),
+        MemberStatus::Down => vec![reason("MEMBER_DOWN", format!("{name} is down"))],
+        other => vec![reason("MEMBER_BEHIND", format!("{name} is {other}"))],
+    };
+    if member.online && member.disk_stalled {
+        problems.push(reason(
+            "DISK_STALL",
+            format!(
+                "the disk of {name} has not completed a write for longer than storage.stall_limit_ms: it leads nothing until it does"
+            ),
+        ));
+    }
+    if member.online && member.clock_ahead {
+        problems.push(reason(
+            "CLOCK_AHEAD",
+            format!(
+                "the clock of {name} is ahead of a majority's by more than cluster.max_clock_offset_ms: it leads nothing until it is set right"
+            ),
+        ));
+    }
+    problems
 }
 
 fn status(member: &MemberView) -> MemberStatus {
@@ -210,12 +213,10 @@ fn member_status(member: &MemberView, leader: Option<NodeId>) -> v1::Member {
     }
 }
 
-fn group_status(view: &ClusterView, group: &mareedb_ipc::wire::view::GroupView) -> v1::Group {
-    let name = |id: NodeId| {
-        view.members
-            .iter()
-            .find(|member| member.id == id)
-            .map_or_else(|| id.to_string(), |member| member.name.clone())
+fn group_status(view: &ClusterView, group: &GroupView) -> v1::Group {
+    let name = |id: NodeId| match view.member(id) {
+        Some(member) => member.name.clone(),
+        None => id.to_string(),
     };
     let kind = if group.id.is_meta() {
         GroupKind::Meta
@@ -252,12 +253,6 @@ fn group_status(view: &ClusterView, group: &mareedb_ipc::wire::view::GroupView) 
     }
 }
 
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(0))
-}
-
 /// `GET /v1/node`.
 ///
 /// # Errors
@@ -269,28 +264,14 @@ pub fn node(core: &Core, boards: &Boards) -> Result<v1::NodeStatusResponse, ApiE
             "the supervisor's board shows nothing yet",
         )
     })?;
-    let now = now_ms();
+    let now = wall_ms();
     let view = core.view();
     let view = view.as_deref();
     let daemons: Vec<DaemonStatus> = Role::DAEMONS
         .iter()
         .filter_map(|role| boards.supervisor.read(Cell::Daemon(*role)))
         .collect();
-    let all_run = daemons.iter().all(|daemon| daemon.state == State::Running);
-    let state = match view {
-        None => NodeState::Starting,
-        Some(view) if view.refused.is_some() => NodeState::Refused,
-        Some(view) if view.forming.is_some() => NodeState::Forming,
-        Some(view) if !view.ready => NodeState::Starting,
-        Some(_) if !all_run => NodeState::Degraded,
-        Some(_) => NodeState::Serving,
-    };
     let links: Vec<LinkUsage> = boards.supervisor.read(Cell::Links).unwrap_or_default();
-    let digests: Vec<GroupDigest> = boards.storage.read(Cell::Digests).unwrap_or_default();
-    let digests: BTreeMap<_, _> = digests
-        .into_iter()
-        .map(|digest| (digest.group, digest))
-        .collect();
     let gauge = |gauge| boards.storage.get(gauge);
     Ok(v1::NodeStatusResponse {
         schema_version: SCHEMA_VERSION,
@@ -306,7 +287,7 @@ pub fn node(core: &Core, boards: &Boards) -> Result<v1::NodeStatusResponse, ApiE
             .and_then(|view| view.me.cluster)
             .map(|id| id.to_string()),
         version: node.version,
-        state: state.into(),
+        state: node_state(view, &daemons).into(),
         uptime_ms: now.saturating_sub(node.started_unix_ms),
         daemons: daemons
             .into_iter()
@@ -321,27 +302,7 @@ pub fn node(core: &Core, boards: &Boards) -> Result<v1::NodeStatusResponse, ApiE
                 used_bytes: usage.used,
             })
             .collect(),
-        groups: view
-            .iter()
-            .flat_map(|view| &view.groups)
-            .filter_map(|group| {
-                let local = group.local.as_ref()?;
-                let digest = digests.get(&group.id);
-                Some(v1::LocalReplica {
-                    id: u64::from(group.id.0),
-                    role: local.role.clone(),
-                    term: group.term,
-                    durable_index: local.durable.map(|at| at.index),
-                    commit_index: local.committed.map(|at| at.index),
-                    applied_index: digest
-                        .map(|digest| digest.applied_index)
-                        .or(local.applied.map(|at| at.index)),
-                    digest: digest
-                        .map(|digest| digest.digest.clone())
-                        .unwrap_or_default(),
-                })
-            })
-            .collect(),
+        groups: view.map_or_else(Vec::new, |view| replicas(view, boards)),
         disk: Some(v1::Disk {
             data_bytes: gauge(Gauge::DataBytes),
             free_bytes: gauge(Gauge::FreeBytes),
@@ -349,6 +310,41 @@ pub fn node(core: &Core, boards: &Boards) -> Result<v1::NodeStatusResponse, ApiE
             fsync_us_p99: gauge(Gauge::FsyncUsP99),
         }),
     })
+}
+
+fn node_state(view: Option<&ClusterView>, daemons: &[DaemonStatus]) -> NodeState {
+    let all_run = daemons.iter().all(|daemon| daemon.state == State::Running);
+    match view {
+        None => NodeState::Starting,
+        Some(view) if view.refused.is_some() => NodeState::Refused,
+        Some(view) if view.forming.is_some() => NodeState::Forming,
+        Some(view) if !view.ready => NodeState::Starting,
+        Some(_) if !all_run => NodeState::Degraded,
+        Some(_) => NodeState::Serving,
+    }
+}
+
+/// The node's replicas. storaged's word on what is applied goes before consensusd's, since the digest belongs to it.
+fn replicas(view: &ClusterView, boards: &Boards) -> Vec<v1::LocalReplica> {
+    let digests: Vec<GroupDigest> = boards.storage.read(Cell::Digests).unwrap_or_default();
+    let replica = |group: &GroupView| {
+        let local = group.local.as_ref()?;
+        let digest = digests.iter().find(|digest| digest.group == group.id);
+        Some(v1::LocalReplica {
+            id: u64::from(group.id.0),
+            role: local.role.clone(),
+            term: group.term,
+            durable_index: local.durable.map(|at| at.index),
+            commit_index: local.committed.map(|at| at.index),
+            applied_index: digest
+                .map(|digest| digest.applied_index)
+                .or(local.applied.map(|at| at.index)),
+            digest: digest
+                .map(|digest| digest.digest.clone())
+                .unwrap_or_default(),
+        })
+    };
+    view.groups.iter().filter_map(replica).collect()
 }
 
 fn daemon_status(daemon: DaemonStatus, now: u64) -> v1::Daemon {

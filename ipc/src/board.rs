@@ -7,12 +7,15 @@
 //! one still holds the value before. A reader never waits for a writer: it tries a few times, then says that there is
 //! nothing.
 
+use crate::exit::ExitCode;
 use crate::mapping::Mapping;
+use crate::ring::RingError;
+use crate::status::CorruptLink;
 use crate::topology::Role;
 use crate::wire::{decode, encode};
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::atomic::{Ordering, fence};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
 /// A number that a daemon shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,8 +23,6 @@ use std::sync::{Arc, Mutex};
 pub enum Gauge {
     /// 1: the daemon serves.
     Ready,
-    /// Groups that were restored without an election since the daemon started.
-    Restored,
     /// 1: a flush takes longer than `storage.stall_limit_ms`.
     DiskStalled,
     /// Median duration of recent log flushes, microseconds.
@@ -34,18 +35,12 @@ pub enum Gauge {
     FreeBytes,
     /// I/O errors since the daemon started.
     IoErrors,
-    /// Client requests since the daemon started.
-    Requests,
     /// Entries applied since the daemon started.
     Applied,
     /// Bytes written to the log since the daemon started.
     LogBytes,
     /// Log flushes since the daemon started.
     Flushes,
-    /// Elections won since the daemon started.
-    Elections,
-    /// Peers that are connected.
-    PeersUp,
     /// Bytes of the files that the log takes.
     LogFileBytes,
     /// What the wall clock is ahead of the clock that revisions follow, in milliseconds: a successor goes on with that.
@@ -103,7 +98,7 @@ const AT_CELLS: usize = 4096;
 pub(crate) const BOARD_BYTES: usize = AT_CELLS + CELLS * 2 * SLOT_BYTES;
 const _: () = assert!(AT_GAUGES + GAUGES * 8 <= AT_CELLS);
 
-fn slot_at(cell: usize, sequence: u64) -> usize {
+pub(crate) fn slot_at(cell: usize, sequence: u64) -> usize {
     let slot = usize::from(!sequence.is_multiple_of(2));
     AT_CELLS + (cell * 2 + slot) * SLOT_BYTES
 }
@@ -112,12 +107,23 @@ fn slot_crc(sequence: u64, payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&sequence.to_le_bytes()), payload)
 }
 
+/// What fits into a cell of a text.
+fn fitting(text: &str) -> &str {
+    // Its length takes two bytes at most in front of it.
+    &text[..text.floor_char_boundary(CELL_BYTES_MAX - 2)]
+}
+
+/// Looks for the lock before last words are given up.
+const LOOKS_MAX: usize = 100;
+
+type Sequences = [u64; CELLS];
+
 /// The owner's end of a board.
 #[derive(Clone)]
 pub struct BoardWriter {
     map: Arc<Mapping>,
     /// Sequence numbers of the cells; the lock makes puts of several threads one after the other.
-    sequences: Arc<Mutex<[u64; CELLS]>>,
+    sequences: Arc<Mutex<Sequences>>,
 }
 
 impl BoardWriter {
@@ -171,11 +177,38 @@ impl BoardWriter {
             .fetch_add(value, Ordering::AcqRel);
     }
 
-    /// Shows the reason for which this process ends itself, cut to what fits.
+    /// Shows the reason for which this process ends itself, cut to what fits. It does not wait for the lock: a thread that panics may be
+    /// the one that holds it, and then its words are in the journal only.
     pub fn last_words(&self, text: &str) {
-        // The length takes two bytes at most in front of the text.
-        let end = text.floor_char_boundary(CELL_BYTES_MAX - 2);
-        self.put(Cell::LastWords, &text[..end]);
+        for _ in 0..LOOKS_MAX {
+            let mut sequences = match self.sequences.try_lock() {
+                Ok(sequences) => sequences,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => {
+                    std::thread::yield_now();
+                    continue;
+                }
+            };
+            self.write(&mut sequences, Cell::LastWords, &encode(&fitting(text)));
+            return;
+        }
+    }
+
+    /// Tells, in the log and as last words, why this process ends, and gives the code to end with.
+    pub fn ended(&self, exit: ExitCode, why: &str) -> ExitCode {
+        tracing::error!("{why}");
+        self.put(Cell::LastWords, fitting(why));
+        exit
+    }
+
+    /// The same of a ring that cannot go on; the supervisor is told which of them it has to replace.
+    pub fn ended_by(&self, error: &RingError) -> ExitCode {
+        let RingError::Corrupt { link, blame, what } = error else {
+            return self.ended(ExitCode::Internal, &error.to_string());
+        };
+        let (link, blame, what) = (*link, *blame, what.clone());
+        self.put(Cell::CorruptLink, &CorruptLink { link, blame, what });
+        self.ended(ExitCode::LinkCorrupt, &error.to_string())
     }
 
     /// Shows a record. One that is larger than [`CELL_BYTES_MAX`] is not shown; text is better cut by the caller.
@@ -193,7 +226,11 @@ impl BoardWriter {
         let mut sequences = self
             .sequences
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+            .unwrap_or_else(PoisonError::into_inner);
+        self.write(&mut sequences, cell, &payload);
+    }
+
+    fn write(&self, sequences: &mut Sequences, cell: Cell, payload: &[u8]) {
         // 0 marks a slot that is being written.
         let sequence = sequences[cell.index()].wrapping_add(1).max(1);
         sequences[cell.index()] = sequence;
@@ -203,8 +240,8 @@ impl BoardWriter {
         let len = u32::try_from(payload.len()).expect("bounded above");
         self.map.write(at + 8, &len.to_le_bytes());
         self.map
-            .write(at + 12, &slot_crc(sequence, &payload).to_le_bytes());
-        self.map.write(at + SLOT_HEADER, &payload);
+            .write(at + 12, &slot_crc(sequence, payload).to_le_bytes());
+        self.map.write(at + SLOT_HEADER, payload);
         self.map.word(at).store(sequence, Ordering::Release);
     }
 }
@@ -271,4 +308,24 @@ fn read_slot(map: &Mapping, sequence: u64, at: usize) -> Option<Vec<u8>> {
     fence(Ordering::SeqCst);
     let unchanged = map.load(at) == sequence;
     (unchanged && slot_crc(sequence, &payload) == crc).then_some(payload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::NodeInProcess;
+
+    /// The panic hook says last words, also of a thread that panics while it shows something.
+    #[test]
+    fn last_words_never_wait_for_who_shows_something() {
+        let board = NodeInProcess::small("{}").memory().board();
+        board.last_words("before");
+        let held = board.sequences.lock().unwrap();
+        board.last_words("meanwhile");
+        drop(held);
+        let read = || board.reader().read::<String>(Cell::LastWords);
+        assert_eq!(read().as_deref(), Some("before"));
+        board.last_words("after");
+        assert_eq!(read().as_deref(), Some("after"));
+    }
 }

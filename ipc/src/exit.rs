@@ -162,3 +162,21 @@ impl From<ExitCode> for std::process::ExitCode {
         exit.code().into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node with an empty directory cannot take a member's place.
+    #[test]
+    fn no_way_out_costs_the_data() {
+        for exit in ExitCode::ALL {
+            let remedy = exit.remedy();
+            assert!(!remedy.contains("empty"), "{exit:?}: {remedy}");
+        }
+        for exit in [ExitCode::LogDamaged, ExitCode::StateDamaged] {
+            let remedy = exit.remedy();
+            assert!(remedy.contains("files as they are"), "{exit:?}: {remedy}");
+        }
+    }
+}

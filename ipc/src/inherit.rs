@@ -1,14 +1,13 @@
 //! The daemon's side: what it was given at exec, each thing to be taken once.
 
 use crate::bell::Bell;
-use crate::board::{BOARD_BYTES, BoardReader, BoardWriter, Cell, Gauge};
+use crate::board::{BOARD_BYTES, BoardReader, BoardWriter, Gauge};
 use crate::mapping::Mapping;
 use crate::memory::kind_of;
 use crate::receiver::Receiver;
 use crate::ring::{HEADER_BYTES, Ring, RingError};
 use crate::sender::Sender;
-use crate::status::CorruptLink;
-use crate::topology::{ChannelId, Lane, Role, Topology, Waiter};
+use crate::topology::{Lane, LinkId, Role, Topology, Waiter};
 use crate::wire::{RandomId, decode, encode};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,7 +63,7 @@ pub(crate) struct Manifest {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RingFd {
-    pub(crate) channel: ChannelId,
+    pub(crate) link: LinkId,
     pub(crate) generation: RandomId,
     pub(crate) fd: RawFd,
 }
@@ -113,9 +112,9 @@ impl Manifest {
         if self.config_bytes > CONFIG_BYTES_MAX {
             return malformed(format!("a configuration of {} bytes", self.config_bytes));
         }
-        let of_role = |channel: &ChannelId| channel.from == self.role || channel.to == self.role;
-        let expected: BTreeSet<ChannelId> = self.topology.channels().into_iter().collect();
-        let given: Vec<ChannelId> = self.rings.iter().map(|ring| ring.channel).collect();
+        let of_role = |link: &LinkId| link.from == self.role || link.to == self.role;
+        let expected: BTreeSet<LinkId> = self.topology.links().into_iter().collect();
+        let given: Vec<LinkId> = self.rings.iter().map(|ring| ring.link).collect();
         if !same(given, expected.into_iter().filter(of_role).collect()) {
             return malformed("the rings are not those of this role and topology".into());
         }
@@ -209,7 +208,7 @@ impl Inheritance {
     ///
     /// # Errors
     /// Nothing was given, or something else than the variable says. A corrupt ring is also reported on this daemon's board
-    /// ([`Cell::CorruptLink`]).
+    /// ([`crate::Cell::CorruptLink`]).
     pub fn from_env() -> Result<Inheritance, InheritError> {
         let text = std::env::var_os(ENV).ok_or(InheritError::Missing)?;
         // SAFETY: the process has no other thread yet that reads the environment (the allocator's own does not); this is the first
@@ -372,12 +371,8 @@ fn told(what: String) -> impl FnOnce(io::Error) -> InheritError {
 /// board shows is this process's, not its predecessor's; so that goes first.
 fn report(board: &BoardWriter, error: &RingError) {
     board.set(Gauge::Ready, 0);
-    board.last_words(&error.to_string());
-    if let RingError::Corrupt { link, blame, what } = error {
-        let (link, blame, what) = (*link, *blame, what.clone());
-        board.put(Cell::CorruptLink, &CorruptLink { link, blame, what });
-        board.beat();
-    }
+    board.ended_by(error);
+    board.beat();
 }
 
 /// The waiting ends that are this role's, and all ringing ends.
@@ -404,25 +399,25 @@ fn take_rings(
     let mut senders = BTreeMap::new();
     let mut receivers = BTreeMap::new();
     for given in &manifest.rings {
-        let channel = given.channel;
+        let link = given.link;
         let fd = own(given.fd);
-        let capacity = manifest.topology.capacity(channel.lane);
+        let capacity = manifest.topology.capacity(link.lane);
         let len = usize::try_from(capacity)
             .unwrap_or(usize::MAX)
             .saturating_add(HEADER_BYTES);
-        let map = Mapping::new(fd.as_fd(), len, true).map_err(told(format!("ring {channel}")))?;
+        let map = Mapping::new(fd.as_fd(), len, true).map_err(told(format!("ring {link}")))?;
         map.keep_out_of_cores();
-        let ring = Ring::open(map, channel, capacity, given.generation)?;
-        let sends = channel.from == role;
-        let other = if sends { channel.to } else { channel.from };
+        let ring = Ring::open(map, link, capacity, given.generation)?;
+        let sends = link.from == role;
+        let other = if sends { link.to } else { link.from };
         let bell = ringers
-            .get(&channel.waiter_of(other))
+            .get(&link.waiter_of(other))
             .cloned()
-            .ok_or_else(|| InheritError::Malformed(format!("no doorbell for ring {channel}")))?;
+            .ok_or_else(|| InheritError::Malformed(format!("no doorbell for ring {link}")))?;
         if sends {
-            senders.insert((other, channel.lane), Sender::attach(ring, bell)?);
+            senders.insert((other, link.lane), Sender::attach(ring, bell)?);
         } else {
-            receivers.insert((other, channel.lane), Receiver::attach(ring, bell)?);
+            receivers.insert((other, link.lane), Receiver::attach(ring, bell)?);
         }
     }
     Ok((senders, receivers))
@@ -441,8 +436,10 @@ fn read_config(fd: OwnedFd, bytes: u64) -> Result<String, InheritError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::board::Cell;
     use crate::memory::Extras;
     use crate::ring::AT_MAGIC;
+    use crate::status::CorruptLink;
     use crate::testing::NodeInProcess;
     use std::sync::atomic::Ordering;
 
@@ -455,7 +452,7 @@ mod tests {
         let board = node.attach(Role::Consensus).board();
         board.set(Gauge::Ready, 1);
         board.last_words("of the predecessor");
-        let link = ChannelId {
+        let link = LinkId {
             from: Role::Storage,
             to: Role::Consensus,
             lane: Lane::Log(0),

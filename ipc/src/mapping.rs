@@ -9,7 +9,8 @@
 //! Nobody acts on them before they were checked, by a position or sequence that is an atomic and by a CRC. Words of a read-only
 //! mapping are loaded by [`Mapping::load`] alone, since a read-only page bears no other atomic access.
 //!
-//! Together with the taking over of inherited descriptors (`inherit`) this is all the unsafe code of the crate.
+//! Beside this the crate has unsafe code only in its own tests, and where inherited descriptors are taken over: `inherit`, and
+//! `testing` in its place.
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use std::fs::File;
@@ -260,9 +261,11 @@ impl Mapping {
 fn page_bytes() -> usize {
     static BYTES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     *BYTES.get_or_init(|| {
-        // SAFETY: asks for a constant of the system.
-        let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        usize::try_from(bytes).expect("a page has a size")
+        let bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)
+            .ok()
+            .flatten()
+            .and_then(|bytes| usize::try_from(bytes).ok());
+        bytes.expect("a page has a size")
     })
 }
 

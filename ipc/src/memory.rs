@@ -6,7 +6,7 @@ use crate::inherit::{BellFds, CONFIG_BYTES_MAX, Manifest, RingFd};
 use crate::mapping::{Mapping, frozen_memfd, read_only, sealed_memfd};
 use crate::ring::{AT_HEAD, AT_TAIL, HEADER_BYTES, Ring};
 use crate::status::LinkUsage;
-use crate::topology::{ChannelId, Role, Topology, Waiter};
+use crate::topology::{LinkId, Role, Topology, Waiter};
 use crate::wire::RandomId;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -21,7 +21,7 @@ pub struct NodeMemory {
     pub(crate) start: RandomId,
     pub(crate) config: OwnedFd,
     pub(crate) config_bytes: u64,
-    pub(crate) rings: BTreeMap<ChannelId, SharedRing>,
+    pub(crate) rings: BTreeMap<LinkId, SharedRing>,
     /// The waiting end and the ringing end; for an eventfd both are the same.
     pub(crate) bells: BTreeMap<Waiter, (OwnedFd, OwnedFd)>,
     pub(crate) boards: BTreeMap<Role, SharedBoard>,
@@ -73,8 +73,8 @@ impl NodeMemory {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, fault));
         }
         let mut rings = BTreeMap::new();
-        for channel in topology.channels() {
-            rings.insert(channel, SharedRing::create(&topology, channel)?);
+        for link in topology.links() {
+            rings.insert(link, SharedRing::create(&topology, link)?);
         }
         let mut bells = BTreeMap::new();
         for waiter in topology.waiters() {
@@ -135,15 +135,15 @@ impl NodeMemory {
         BoardReader::new(map)
     }
 
-    /// Gives both ends of all rings between two daemons fresh memory with new generations. Both must be started anew.
+    /// Gives all links between two daemons fresh memory with new generations. Both must be started anew.
     ///
     /// # Errors
     /// The kernel gives no memory; then nothing changed.
     pub fn renew_links(&mut self, a: Role, b: Role) -> io::Result<()> {
         let mut fresh = Vec::new();
-        for channel in self.rings.keys() {
-            if (channel.from, channel.to) == (a, b) || (channel.from, channel.to) == (b, a) {
-                fresh.push((*channel, SharedRing::create(&self.topology, *channel)?));
+        for link in self.rings.keys() {
+            if (link.from, link.to) == (a, b) || (link.from, link.to) == (b, a) {
+                fresh.push((*link, SharedRing::create(&self.topology, *link)?));
             }
         }
         self.rings.extend(fresh);
@@ -181,9 +181,9 @@ impl NodeMemory {
         let rings = self
             .rings
             .iter()
-            .filter(|(channel, _)| channel.from == role || channel.to == role)
-            .map(|(channel, ring)| RingFd {
-                channel: *channel,
+            .filter(|(link, _)| link.from == role || link.to == role)
+            .map(|(link, ring)| RingFd {
+                link: *link,
                 generation: ring.generation,
                 fd: ring.fd.as_raw_fd(),
             })
@@ -221,8 +221,8 @@ impl NodeMemory {
 }
 
 impl SharedRing {
-    fn create(topology: &Topology, channel: ChannelId) -> io::Result<SharedRing> {
-        let bytes = HEADER_BYTES as u64 + topology.capacity(channel.lane);
+    fn create(topology: &Topology, link: LinkId) -> io::Result<SharedRing> {
+        let bytes = HEADER_BYTES as u64 + topology.capacity(link.lane);
         let fd = sealed_memfd(c"mareedb-ring", bytes)?;
         let len = usize::try_from(bytes).map_err(io::Error::other)?;
         let map = Mapping::new(&fd, len, true)?;

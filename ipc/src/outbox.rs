@@ -4,30 +4,17 @@
 //! moves what fits.
 
 use crate::wire::encode;
-use crate::{RingError, Sender};
+use crate::{Backlog, RingError, Sender};
 use parking_lot::Mutex;
 use serde::Serialize;
-use std::collections::VecDeque;
 use std::sync::Arc;
-
-/// Makes a main loop look at its outboxes once more.
-pub trait Alarm: Send + Sync {
-    /// There is something to do. Called from any thread; must not wait.
-    fn wake(&self);
-}
 
 /// A bounded queue in front of a ring.
 pub struct Outbox {
-    queue: Mutex<Queue>,
-    alarm: Arc<dyn Alarm>,
+    backlog: Mutex<Backlog>,
+    alarm: Box<dyn Fn() + Send + Sync>,
     bytes_max: usize,
     message_max: usize,
-}
-
-#[derive(Default)]
-struct Queue {
-    messages: VecDeque<Vec<u8>>,
-    bytes: usize,
 }
 
 /// Why a message was not taken.
@@ -42,14 +29,20 @@ pub enum Refusal {
 }
 
 impl Outbox {
-    /// A queue as large as the ring behind it, which takes no message that the ring cannot carry.
-    pub fn before(sender: &Sender, alarm: Arc<dyn Alarm>) -> Arc<Outbox> {
+    /// A queue as large as the ring behind it, which takes no message that the ring cannot carry. `alarm` makes the main loop look at
+    /// its outboxes once more; it is called from any thread, and must not wait.
+    pub fn before(sender: &Sender, alarm: impl Fn() + Send + Sync + 'static) -> Arc<Outbox> {
         Arc::new(Outbox {
-            queue: Mutex::default(),
-            alarm,
+            backlog: Mutex::default(),
+            alarm: Box::new(alarm),
             bytes_max: usize::try_from(sender.capacity()).unwrap_or(usize::MAX),
             message_max: sender.max_message(),
         })
+    }
+
+    /// Bytes of the largest message.
+    pub fn message_max(&self) -> usize {
+        self.message_max
     }
 
     /// Adds a message whose place was reserved by the call that it answers, however full the queue is.
@@ -68,11 +61,8 @@ impl Outbox {
         if message.len() > self.message_max {
             return Err(Refusal::TooLarge(message.len()));
         }
-        let mut queue = self.queue.lock();
-        queue.bytes += message.len();
-        queue.messages.push_back(message);
-        drop(queue);
-        self.alarm.wake();
+        self.backlog.lock().push(message);
+        (self.alarm)();
         Ok(())
     }
 
@@ -81,7 +71,7 @@ impl Outbox {
     /// # Errors
     /// It is, or the message can never fit.
     pub fn try_push<T: Serialize>(&self, message: &T) -> Result<(), Refusal> {
-        if self.queue.lock().bytes >= self.bytes_max {
+        if self.backlog.lock().bytes() >= self.bytes_max {
             return Err(Refusal::Full);
         }
         self.push(message)
@@ -89,32 +79,15 @@ impl Outbox {
 
     /// Drops all that waits: nobody is there who would understand it.
     pub fn clear(&self) {
-        let mut queue = self.queue.lock();
-        queue.messages.clear();
-        queue.bytes = 0;
+        self.backlog.lock().clear();
     }
 
-    /// Moves what fits into the ring and publishes it. `true`: nothing is left, or the consumer will ring when there is
-    /// room.
+    /// [`Backlog::flush`]
     ///
     /// # Errors
     /// The ring is corrupt.
     pub fn flush(&self, sender: &mut Sender) -> Result<bool, RingError> {
-        let mut queue = self.queue.lock();
-        loop {
-            let seen = sender.head()?;
-            while let Some(message) = queue.messages.front() {
-                if sender.try_send_encoded(message)?.is_none() {
-                    break;
-                }
-                queue.bytes -= message.len();
-                queue.messages.pop_front();
-            }
-            sender.publish();
-            if queue.messages.is_empty() || sender.arm_progress(seen)? {
-                return Ok(true);
-            }
-        }
+        self.backlog.lock().flush(sender)
     }
 }
 
@@ -125,14 +98,6 @@ mod tests {
     use crate::{Lane, Role};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    #[derive(Default)]
-    struct Rings(AtomicUsize);
-    impl Alarm for Rings {
-        fn wake(&self) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     #[test]
     fn what_does_not_fit_waits_in_order_and_what_never_fits_is_refused() {
         let node = NodeInProcess::small("{}");
@@ -140,8 +105,11 @@ mod tests {
         let mut consensus = node.attach(Role::Consensus);
         let mut sender = gateway.sender(Role::Consensus, Lane::Client);
         let mut receiver = consensus.receiver(Role::Gateway, Lane::Client);
-        let alarm = Arc::new(Rings::default());
-        let outbox = Outbox::before(&sender, alarm.clone());
+        let rings = Arc::new(AtomicUsize::new(0));
+        let alarm = rings.clone();
+        let outbox = Outbox::before(&sender, move || {
+            alarm.fetch_add(1, Ordering::Relaxed);
+        });
         let huge = vec![0_u8; sender.max_message() + 1];
         assert!(matches!(
             outbox.try_push(&huge),
@@ -154,7 +122,7 @@ mod tests {
             added += 1;
         }
         assert_eq!(outbox.try_push(&(added, &filler)), Err(Refusal::Full));
-        assert_eq!(alarm.0.load(Ordering::Relaxed) as u64, added);
+        assert_eq!(rings.load(Ordering::Relaxed) as u64, added);
         let mut taken = 0_u64;
         while taken < added {
             assert!(outbox.flush(&mut sender).unwrap());

@@ -2,7 +2,7 @@
 
 use crate::mapping::Mapping;
 use crate::protocol::{Atomics, Real};
-use crate::topology::ChannelId;
+use crate::topology::LinkId;
 use crate::wire::{RandomId, WireError};
 
 /// The header page in front of the data.
@@ -37,8 +37,8 @@ pub enum RingError {
     /// Shared memory holds what no correct peer writes: both ends need a new link.
     #[error("link {link} is corrupt, written by {}: {what}", .blame)]
     Corrupt {
-        /// The ring.
-        link: ChannelId,
+        /// Which.
+        link: LinkId,
         /// Who wrote the bad word.
         blame: crate::Role,
         /// What was found.
@@ -47,8 +47,8 @@ pub enum RingError {
     /// A message beyond [`crate::Sender::max_message`].
     #[error("a message of {bytes} bytes on link {link}, which takes at most {max}")]
     TooLarge {
-        /// The ring.
-        link: ChannelId,
+        /// Which.
+        link: LinkId,
         /// The message.
         bytes: usize,
         /// The most that fits.
@@ -57,8 +57,8 @@ pub enum RingError {
     /// A whole record that is no message: the peer's code is at fault.
     #[error("link {link}: {source}")]
     Decode {
-        /// The ring.
-        link: ChannelId,
+        /// Which.
+        link: LinkId,
         /// What the decoder met.
         source: WireError,
     },
@@ -66,7 +66,7 @@ pub enum RingError {
 
 pub(crate) struct Ring {
     pub(crate) map: Mapping,
-    pub(crate) link: ChannelId,
+    pub(crate) link: LinkId,
     pub(crate) capacity: u64,
     pub(crate) generation: RandomId,
 }
@@ -76,7 +76,7 @@ impl Ring {
     /// agree with them (RING-4).
     pub(crate) fn open(
         map: Mapping,
-        link: ChannelId,
+        link: LinkId,
         capacity: u64,
         generation: RandomId,
     ) -> Result<Ring, RingError> {

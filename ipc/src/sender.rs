@@ -212,7 +212,7 @@ mod tests {
     use super::GIVE_BACK;
     use crate::mapping::{Mapping, sealed_memfd};
     use crate::ring::{HEADER_BYTES, Ring};
-    use crate::topology::{ChannelId, Lane, Role};
+    use crate::topology::{Lane, LinkId, Role};
     use crate::wire::RandomId;
     use crate::{Bell, Receiver, Sender};
     use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -234,7 +234,7 @@ mod tests {
             Mapping::new(&self.0, HEADER_BYTES + CAPACITY_LEN, true).unwrap()
         }
         fn ring(&self) -> Ring {
-            let link = ChannelId {
+            let link = LinkId {
                 from: Role::Consensus,
                 to: Role::Storage,
                 lane: Lane::Log(0),

@@ -1,6 +1,6 @@
 //! Records on the status boards.
 
-use crate::topology::{ChannelId, Role};
+use crate::topology::{LinkId, Role};
 use crate::wire::{GroupId, RandomId};
 use serde::{Deserialize, Serialize};
 
@@ -89,8 +89,8 @@ pub struct LogEnd {
 /// A daemon's report of a link that it cannot use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CorruptLink {
-    /// The ring.
-    pub link: ChannelId,
+    /// Which.
+    pub link: LinkId,
     /// Who wrote the bad word.
     pub blame: Role,
     /// What was found.
@@ -100,8 +100,8 @@ pub struct CorruptLink {
 /// How full a ring is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkUsage {
-    /// The ring.
-    pub link: ChannelId,
+    /// Which.
+    pub link: LinkId,
     /// Its bytes.
     pub capacity: u64,
     /// Bytes in use.

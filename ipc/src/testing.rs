@@ -2,6 +2,7 @@
 //! the same memory.
 
 use crate::bell::{Bell, BellKind};
+use crate::board::{BOARD_BYTES, BoardReader, BoardWriter, Cell, SLOT_BYTES, slot_at};
 use crate::inherit::Manifest;
 use crate::inherit::{InheritError, Inheritance};
 use crate::mapping::{Mapping, sealed_memfd};
@@ -9,7 +10,7 @@ use crate::memory::{Extras, NodeMemory};
 use crate::receiver::Receiver;
 use crate::ring::{AT_HEAD, AT_TAIL, HEADER_BYTES, Ring, RingError};
 use crate::status::LinkUsage;
-use crate::topology::{ChannelId, Lane, RingSizes, Role, Topology};
+use crate::topology::{Lane, LinkId, RingSizes, Role, Topology};
 use crate::wire::RandomId;
 use bytes::Bytes;
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -37,18 +38,11 @@ impl NodeInProcess {
 
     /// One shard, one reader, small rings.
     pub fn small(config_json: &str) -> NodeInProcess {
-        let ring = 1 << 20;
         NodeInProcess::new(
             Topology {
                 shards: 1,
                 readers: 1,
-                sizes: RingSizes {
-                    log: ring,
-                    client: ring,
-                    peer: ring,
-                    bulk: ring,
-                    read: ring,
-                },
+                sizes: RingSizes::each(1 << 20),
             },
             config_json,
         )
@@ -124,7 +118,7 @@ pub fn receive_from_image(tail: u64, head: u64, data: &[u8]) -> Result<Vec<Bytes
     image.write(HEADER_BYTES, &data[..data.len().min(CAPACITY)]);
     image.word(AT_TAIL).store(tail, Ordering::Release);
     image.word(AT_HEAD).store(head, Ordering::Release);
-    let link = ChannelId {
+    let link = LinkId {
         from: Role::Consensus,
         to: Role::Storage,
         lane: Lane::Log(0),
@@ -140,4 +134,24 @@ pub fn receive_from_image(tail: u64, head: u64, data: &[u8]) -> Result<Vec<Bytes
         receiver.release(end);
     }
     Ok(records)
+}
+
+/// A fuzzer's entry to the reader of status boards: what a cell shows whose two slots have these words, and these bytes behind them.
+/// The board's owner goes on with it, too.
+///
+/// # Panics
+/// The kernel gives no memory.
+pub fn read_from_slots(slots: [(u64, &[u8]); 2]) -> Option<String> {
+    let fd = sealed_memfd(c"image", BOARD_BYTES as u64).expect("shared memory for a test");
+    let map = || Mapping::new(&fd, BOARD_BYTES, true).expect("shared memory for a test");
+    let image = map();
+    for (slot, (sequence, bytes)) in (0..).zip(slots) {
+        // Last words are the first cell.
+        let at = slot_at(0, slot);
+        image.write(at + 8, &bytes[..bytes.len().min(SLOT_BYTES - 8)]);
+        image.word(at).store(sequence, Ordering::Release);
+    }
+    let shown = BoardReader::new(map()).read(Cell::LastWords);
+    BoardWriter::new(map()).put(Cell::LastWords, "next");
+    shown
 }

@@ -83,9 +83,9 @@ impl Waiter {
     }
 }
 
-/// Names a ring: one direction of a lane.
+/// Names a link: the ring of one direction of a lane. Two daemons share several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ChannelId {
+pub struct LinkId {
     /// Who writes.
     pub from: Role,
     /// Who reads.
@@ -93,7 +93,7 @@ pub struct ChannelId {
     /// What for.
     pub lane: Lane,
 }
-impl ChannelId {
+impl LinkId {
     /// The waiter of one of its ends.
     pub(crate) fn waiter_of(self, role: Role) -> Waiter {
         match (role, self.lane) {
@@ -104,7 +104,7 @@ impl ChannelId {
         }
     }
 }
-impl fmt::Display for ChannelId {
+impl fmt::Display for LinkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} -> {} ({})", self.from, self.to, self.lane)
     }
@@ -124,6 +124,18 @@ pub struct RingSizes {
     /// [`Lane::Read`]
     pub read: u64,
 }
+impl RingSizes {
+    /// The same for each.
+    pub const fn each(bytes: u64) -> RingSizes {
+        RingSizes {
+            log: bytes,
+            client: bytes,
+            peer: bytes,
+            bulk: bytes,
+            read: bytes,
+        }
+    }
+}
 
 /// The shape of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,20 +152,20 @@ pub struct Topology {
 /// the kernel bounds to 128 KiB.
 pub const SHARDS_MAX: u16 = 256;
 
-/// Smallest and largest ring.
+/// Smallest and largest ring that can be made. What a configuration may ask for lies within, and begins where a ring is of use.
 pub const RING_BYTES: std::ops::RangeInclusive<u64> = 4096..=1 << 32;
 
 impl Topology {
     /// All rings, in a fixed order.
-    pub fn channels(&self) -> Vec<ChannelId> {
-        let mut channels = Vec::new();
+    pub fn links(&self) -> Vec<LinkId> {
+        let mut links = Vec::new();
         let mut both = |a: Role, b: Role, lane: Lane| {
-            channels.push(ChannelId {
+            links.push(LinkId {
                 from: a,
                 to: b,
                 lane,
             });
-            channels.push(ChannelId {
+            links.push(LinkId {
                 from: b,
                 to: a,
                 lane,
@@ -168,7 +180,7 @@ impl Topology {
         for reader in 0..self.readers {
             both(Role::Gateway, Role::Storage, Lane::Read(reader));
         }
-        channels
+        links
     }
 
     /// All waiters, in a fixed order.
@@ -201,10 +213,10 @@ impl Topology {
                 self.shards, self.readers
             ));
         }
-        self.channels().into_iter().find_map(|channel| {
-            let bytes = self.capacity(channel.lane);
+        self.links().into_iter().find_map(|link| {
+            let bytes = self.capacity(link.lane);
             (!bytes.is_power_of_two() || !RING_BYTES.contains(&bytes)).then(|| {
-                format!("ring {channel}: {bytes} bytes is no power of two from 4 KiB to 4 GiB")
+                format!("ring {link}: {bytes} bytes is no power of two from 4 KiB to 4 GiB")
             })
         })
     }

@@ -207,7 +207,7 @@ fn consume(mut inheritance: Inheritance, directory: &Path) {
                 if known.get(&start) != Some(&crc) {
                     fail("another record came again than was handled");
                 }
-                board.add(Gauge::Requests, 1);
+                board.add(Gauge::Flushes, 1);
             } else if start != done {
                 fail("a record is lost");
             } else {
@@ -331,13 +331,7 @@ fn topology() -> Topology {
     Topology {
         shards: 1,
         readers: 1,
-        sizes: RingSizes {
-            log: RING_BYTES,
-            client: RING_BYTES,
-            peer: RING_BYTES,
-            bulk: RING_BYTES,
-            read: RING_BYTES,
-        },
+        sizes: RingSizes::each(RING_BYTES),
     }
 }
 
@@ -467,7 +461,7 @@ fn parent() {
         position = *end;
     }
     assert!(position >= end, "seed {seed}: {position} handled of {end}");
-    let again = storage.get(Gauge::Requests);
+    let again = storage.get(Gauge::Flushes);
     assert!(
         again > 0,
         "seed {seed}: no record ever came twice, so the kills hit nothing"

@@ -14,13 +14,7 @@ fn tiny() -> NodeInProcess {
         Topology {
             shards: 1,
             readers: 1,
-            sizes: RingSizes {
-                log: 4096,
-                client: 4096,
-                peer: 4096,
-                bulk: 4096,
-                read: 4096,
-            },
+            sizes: RingSizes::each(4096),
         },
         "{}",
     )

@@ -6,7 +6,7 @@
 use super::logging::{self, Level};
 use super::output::Output;
 use mareedb_config::Config;
-use mareedb_ipc::{BoardWriter, Cell, ExitCode, Gauge, InheritError, Inheritance, Role};
+use mareedb_ipc::{BoardWriter, ExitCode, Gauge, InheritError, Inheritance, Role};
 use mareedb_supervisor::level::SharedLevel;
 use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal};
@@ -14,9 +14,6 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::ffi::CString;
 use std::io::Write;
 use std::panic::PanicHookInfo;
-
-/// Longest last words; the rest is in the journal.
-const WORDS_BYTES_MAX: usize = 1024;
 
 /// Runs the daemon that this process was started as.
 pub fn run() -> ExitCode {
@@ -39,13 +36,13 @@ pub fn run() -> ExitCode {
     let role = inheritance.role();
     let board = inheritance.board();
     board.set(Gauge::Ready, 0);
-    board.put(Cell::LastWords, &String::new());
+    board.last_words("");
     board.beat();
     // Without a descriptor for it a panic ends with its last words only.
     let output = Output::stderr().ok();
     std::panic::set_hook(Box::new(panic_hook(board.clone(), output)));
     if let Err(words) = name_process(role).and_then(|()| start_log(role, &inheritance)) {
-        board.put(Cell::LastWords, &words);
+        board.last_words(&words);
         return complain(ExitCode::Internal, &words);
     }
     let code = dispatch(role, inheritance);
@@ -155,16 +152,8 @@ fn panic_hook(
 /// What the board shows of a process that is about to abort. It serves no more: while the kernel writes the core it does not beat, and
 /// would be killed over that after the short time that a daemon may be silent while it serves.
 fn show_end(board: &BoardWriter, words: &str) {
-    board.put(Cell::LastWords, &cut(words));
+    board.last_words(words);
     board.set(Gauge::Ready, 0);
-}
-
-fn cut(words: &str) -> String {
-    words
-        .char_indices()
-        .take_while(|(at, c)| at + c.len_utf8() <= WORDS_BYTES_MAX)
-        .map(|(_, c)| c)
-        .collect()
 }
 
 /// For the time before there is a log.
@@ -177,7 +166,7 @@ fn complain(code: ExitCode, text: &str) -> ExitCode {
 mod tests {
     use super::*;
     use mareedb_ipc::wire::RandomId;
-    use mareedb_ipc::{NodeMemory, RingSizes, Topology};
+    use mareedb_ipc::{Cell, NodeMemory, RingSizes, Topology};
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
@@ -185,17 +174,10 @@ mod tests {
     const CHILD: &str = "MAREEDB_TEST_PANIC";
 
     fn memory() -> NodeMemory {
-        let ring = 1 << 16;
         let topology = Topology {
             shards: 1,
             readers: 1,
-            sizes: RingSizes {
-                log: ring,
-                client: ring,
-                peer: ring,
-                bulk: ring,
-                read: ring,
-            },
+            sizes: RingSizes::each(1 << 16),
         };
         NodeMemory::create(topology, "{}", RandomId::draw()).unwrap()
     }
@@ -247,13 +229,5 @@ mod tests {
         };
         assert_eq!(status.signal(), Some(Signal::SIGABRT as i32), "{status}");
         drop(reader);
-    }
-
-    #[test]
-    fn long_words_are_cut_between_characters() {
-        assert_eq!(cut("short"), "short");
-        let long = "ü".repeat(WORDS_BYTES_MAX);
-        assert_eq!(cut(&long).len(), WORDS_BYTES_MAX);
-        assert_eq!(cut(&format!("x{long}")).len(), WORDS_BYTES_MAX - 1);
     }
 }

@@ -4,13 +4,13 @@ use crate::cluster::Cluster;
 use crate::executor::yield_now;
 use futures::future::select;
 use mareedb_consensusd::host::{Host, Lanes};
-use mareedb_consensusd::wake::Wake;
 use mareedb_ipc::world::Timer;
 use mareedb_ipc::{Lane, Role, Waiter};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Notify;
 
 /// The main loop turns at least so often, as in consensusd.
 const TICK: Duration = Duration::from_millis(20);
@@ -19,16 +19,8 @@ const TICK: Duration = Duration::from_millis(20);
 pub async fn run(cluster: Rc<Cluster>, number: usize) {
     let node = &cluster.nodes[number];
     let mut inheritance = cluster.attach(number, Role::Consensus);
-    let wake = Arc::new(Wake::default());
-    let lanes = Lanes {
-        from_storage: inheritance.receiver(Role::Storage, Lane::Log(0)),
-        to_client: inheritance.sender(Role::Gateway, Lane::Client),
-        from_client: inheritance.receiver(Role::Gateway, Lane::Client),
-        to_peer: inheritance.sender(Role::Gateway, Lane::Peer),
-        from_peer: inheritance.receiver(Role::Gateway, Lane::Peer),
-        to_bulk: inheritance.sender(Role::Gateway, Lane::Bulk),
-        from_bulk: inheritance.receiver(Role::Gateway, Lane::Bulk),
-    };
+    let wake = Arc::new(Notify::new());
+    let lanes = Lanes::take(&mut inheritance);
     let mut host = Host::new(
         node.config.clone(),
         format!("node{}", number + 1),
@@ -58,7 +50,7 @@ pub async fn run(cluster: Rc<Cluster>, number: usize) {
             continue;
         }
         let rung = pin!(cluster.world.rung(number, Waiter::Consensus));
-        let woken = pin!(wake.wait());
+        let woken = pin!(wake.notified());
         select(select(rung, woken), Timer::after(TICK)).await;
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry};
 use mareedb_ipc::wire::{FIRST_DATA_GROUP, LogPosition, OperationId, RandomId, ReplicaId};
 use mareedb_storaged::io::{Disk, StdDisk};
-use mareedb_storaged::log::unit::Change;
+use mareedb_storaged::log::unit::{Change, Record};
 use mareedb_storaged::log::{Log, LogOptions};
 use std::io::Write;
 use std::time::Instant;
@@ -65,7 +65,9 @@ fn main() {
             generation: RandomId(1),
             position: number,
         };
-        let write = log.append(vec![(id, change)]).expect("it follows");
+        let write = log
+            .take(vec![Record::Operation { id, change }])
+            .expect("it follows");
         disk.write(write.location.segment, write.location.offset, &write.bytes)
             .expect("the disk");
         log.written(write.lsn);

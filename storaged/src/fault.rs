@@ -7,6 +7,7 @@
 //! between that and its exit, the supervisor starts it no more.
 
 use crate::shard::Ended;
+use mareedb_ipc::world::wall_ms;
 use mareedb_ipc::{BoardWriter, ExitCode, Gauge};
 use std::error::Error;
 use std::fs::{self, File};
@@ -143,9 +144,7 @@ pub fn check(data_dir: &Path) -> Result<(), Ended> {
 
 /// Leaves the mark, as far as the disk takes it.
 pub fn remember(data_dir: &Path, why: &str) {
-    let at = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs());
+    let at = wall_ms() / 1000;
     let written = File::create(mark(data_dir)).and_then(|mut file| {
         writeln!(file, "unix time {at}: {why}")?;
         file.sync_all()

@@ -16,8 +16,7 @@ use mareedb_config::Config;
 use mareedb_ipc::wire::GroupId;
 use mareedb_ipc::wire::command::Rules;
 use mareedb_ipc::{
-    BoardWriter, Cell, CorruptLink, ExitCode, Gauge, GroupDigest, Inheritance, Lane, RingError,
-    Role, Waiter,
+    BoardWriter, Cell, ExitCode, Gauge, GroupDigest, Inheritance, Lane, RingError, Role, Waiter,
 };
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -42,32 +41,21 @@ pub fn run(inheritance: Inheritance) -> ExitCode {
     let ended = serve(inheritance, &mut data_dir);
     match fault::overrules(ended, fault::seen()) {
         Ended::Stopped => ExitCode::Done,
-        Ended::Ring(RingError::Corrupt { link, blame, what }) => {
-            let why = format!("link {link}: {what}");
-            board.put(Cell::CorruptLink, &CorruptLink { link, blame, what });
-            last_words(&board, ExitCode::LinkCorrupt, &why)
-        }
-        Ended::Ring(error) => last_words(&board, ExitCode::Internal, &error.to_string()),
+        Ended::Ring(error) => board.ended_by(&error),
         Ended::Failed(ExitCode::DiskFault, why) => {
             // The disk may keep the mark waiting for longer than a daemon may be silent while it serves, and this process may be
             // killed meanwhile: so the supervisor is told first, and consensusd hands leadership over at once.
             board.set(Gauge::DiskFault, 1);
             board.set(Gauge::DiskStalled, 1);
             board.set(Gauge::Ready, 0);
-            last_words(&board, ExitCode::DiskFault, &why);
+            let exit = board.ended(ExitCode::DiskFault, &why);
             if let Some(data_dir) = data_dir {
                 fault::remember(&data_dir, &why);
             }
-            ExitCode::DiskFault
+            exit
         }
-        Ended::Failed(exit, why) => last_words(&board, exit, &why),
+        Ended::Failed(exit, why) => board.ended(exit, &why),
     }
-}
-
-fn last_words(board: &BoardWriter, exit: ExitCode, why: &str) -> ExitCode {
-    tracing::error!("{why}");
-    board.put(Cell::LastWords, &why.to_owned());
-    exit
 }
 
 fn failed(exit: ExitCode, error: &dyn std::fmt::Display) -> Ended {
@@ -222,7 +210,7 @@ fn open_shard(
     let answers = Arc::new(Answers::new(inheritance.sender(Role::Consensus, lane)));
     let options = log_options(config, &answers, ends.get(number));
     let began = Instant::now();
-    let (log, fresh) = open_log(&mut disk, options, store, &|| board.beat()).map_err(told)?;
+    let log = open_log(&mut disk, options, store, &|| board.beat()).map_err(told)?;
     tracing::info!(
         took_ms = began.elapsed().as_millis(),
         units = log.durable(),
@@ -242,24 +230,21 @@ fn open_shard(
         ends: ends.clone(),
         turns: Arc::new(AtomicU64::new(0)),
         stop: stop.clone(),
-        fresh,
     })
 }
 
 /// Opens a log, and makes the replicas that it knows and the store does not: they were created in the moment of a crash.
-/// Also says whether it was empty.
 fn open_log(
     disk: &mut dyn Disk,
     options: LogOptions,
     store: &Store,
     alive: &dyn Fn(),
-) -> Result<(Log, bool), Ended> {
+) -> Result<Log, Ended> {
     let log = Log::open(disk, options, alive)?;
-    let fresh = log.index.groups.is_empty() && log.index.records.is_empty();
     for (group, state) in &log.index.groups {
         store.create_replica(*group, state.replica, state.range.clone())?;
     }
-    Ok((log, fresh))
+    Ok(log)
 }
 
 impl Running {
@@ -326,11 +311,13 @@ impl Running {
             .collect();
         self.board.put(Cell::Digests, &digests);
         self.board.set(Gauge::DataBytes, self.store.data_bytes());
-        if let Ok(space) = nix::sys::statvfs::statvfs(&self.data_dir) {
-            self.board.set(
-                Gauge::FreeBytes,
-                space.blocks_available() * space.fragment_size(),
-            );
+        match io::free_bytes(&self.data_dir) {
+            Ok(bytes) => self.board.set(Gauge::FreeBytes, bytes),
+            // What was shown last stays; a fault of the disk ends the process.
+            Err(error) => {
+                tracing::debug!(%error, "nobody knows how much room there is");
+                fault::note(&error);
+            }
         }
     }
 

@@ -2,21 +2,12 @@
 
 use crate::plan::{Cause, Why};
 use crate::spawn::Ended;
+use mareedb_ipc::world::wall_ms;
 use mareedb_ipc::{BoardReader, Cell, CorruptLink, ExitCode, Gauge, LastExit, Role};
 use nix::sys::signal::Signal;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Longest reason of an exit; all of it is in the journal.
 const REASON_BYTES_MAX: usize = 1200;
-
-/// Milliseconds since 1970, for records that people read.
-pub(crate) fn unix_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
-}
 
 /// Reads the dead daemon's board and puts the evidence together.
 pub(crate) fn judge(
@@ -48,7 +39,7 @@ pub(crate) fn judge(
         Ended::Code(code) => (None, Some(code)),
     };
     let exit = LastExit {
-        at_unix_ms: unix_ms(),
+        at_unix_ms: wall_ms(),
         signal,
         code,
         reason,
@@ -58,8 +49,21 @@ pub(crate) fn judge(
 
 /// Whether the daemon has said that its disk failed. It says so as soon as it knows: on a sick disk it may not live to exit with the
 /// code, since leaving its mark takes as long as the disk does (STO-FAULT).
-pub(crate) fn has_disk_fault(board: &BoardReader) -> bool {
+fn has_disk_fault(board: &BoardReader) -> bool {
     board.get(Gauge::DiskFault) == 1
+}
+
+/// What the node ends with. A failed disk overrules what was decided: of a daemon that not even SIGKILL ended in time there is no exit
+/// to be judged, but its word (STO-FAULT).
+pub(crate) fn final_code<'a>(
+    decided: ExitCode,
+    mut boards: impl Iterator<Item = &'a BoardReader>,
+) -> ExitCode {
+    if boards.any(has_disk_fault) {
+        ExitCode::DiskFault
+    } else {
+        decided
+    }
 }
 
 fn cause_of(role: Role, code: i32, attached: bool, board: &BoardReader) -> Cause {
@@ -119,13 +123,33 @@ pub(crate) fn reason_of(why: Why) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mareedb_ipc::{ChannelId, Lane};
+    use mareedb_ipc::wire::RandomId;
+    use mareedb_ipc::{Lane, LinkId, NodeMemory, RingSizes, Topology};
+
+    #[test]
+    fn a_failed_disk_is_what_the_node_ends_with_whatever_was_decided() {
+        let topology = Topology {
+            shards: 1,
+            readers: 1,
+            sizes: RingSizes::each(1 << 16),
+        };
+        let memory = NodeMemory::create(topology, "{}", RandomId::draw()).unwrap();
+        let boards = [Role::Gateway, Role::Supervisor].map(|role| memory.read_board(role));
+        let ends_with = |decided| final_code(decided, boards.iter());
+        for decided in [ExitCode::Done, ExitCode::CrashLoop] {
+            assert_eq!(ends_with(decided), decided);
+        }
+        memory.board().set(Gauge::DiskFault, 1);
+        for decided in [ExitCode::Done, ExitCode::CrashLoop] {
+            assert_eq!(ends_with(decided), ExitCode::DiskFault);
+        }
+    }
 
     #[test]
     fn the_writer_is_blamed_and_a_spoiled_header_is_nobodys() {
         let (from, to) = (Role::Consensus, Role::Storage);
         let blamed = |role, blame| {
-            let link = ChannelId {
+            let link = LinkId {
                 from,
                 to,
                 lane: Lane::Log(0),

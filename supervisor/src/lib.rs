@@ -27,9 +27,9 @@ mod patience;
 mod slot;
 
 use fault::{StartError, StartFault};
-use mareedb_config::Config;
+use mareedb_config::{Config, bounds};
 use mareedb_ipc::wire::RandomId;
-use mareedb_ipc::{ExitCode, NodeMemory, RingSizes, Topology};
+use mareedb_ipc::{ExitCode, NodeMemory, RING_BYTES, RingSizes, Topology};
 use node::{Holdings, Node};
 use std::io::Write;
 use std::path::Path;
@@ -153,6 +153,11 @@ fn start(config: &Config, mut options: Options) -> Result<Node, StartError> {
     Node::new(held, config.server.hang_limit_ms, options)
         .map_err(|error| internal("cannot watch the daemons", &error).into())
 }
+
+const _: () = assert!(
+    *RING_BYTES.start() <= bounds::RING_BYTES_MIN && bounds::RING_BYTES_MAX <= *RING_BYTES.end(),
+    "every ring that a configuration may ask for can be made"
+);
 
 /// Shards, readers and ring sizes of the node.
 fn topology_of(config: &Config) -> Topology {

@@ -3,7 +3,7 @@
 //! It watches signals, a tick, and the pidfd of each daemon, turns what it sees into [`Event`]s, and does the [`Action`]s that the policy
 //! answers. Everything that must outlive a daemon is held here: rings, boards, sockets, the lock.
 
-use crate::exits::{has_disk_fault, judge, reason_of, unix_ms};
+use crate::exits::{final_code, judge, reason_of};
 use crate::level::{LEVEL_FD, SharedLevel};
 use crate::lock::DirLock;
 use crate::notify::Notifier;
@@ -14,6 +14,7 @@ use crate::sockets::Sockets;
 use crate::spawn::{Ended, Executable, spawn};
 use crate::{Options, Reload};
 use mareedb_ipc::wire::RandomId;
+use mareedb_ipc::world::wall_ms;
 use mareedb_ipc::{BoardWriter, Cell, ExitCode, Extras, Gauge, NodeMemory, NodeStatus, Role};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::Signal;
@@ -79,7 +80,7 @@ impl Node {
             &NodeStatus {
                 start: held.start,
                 pid: std::process::id(),
-                started_unix_ms: unix_ms(),
+                started_unix_ms: wall_ms(),
                 version: options.version.clone(),
             },
         );
@@ -208,9 +209,7 @@ impl Node {
                 );
             }
             Action::Finish(code) => {
-                // Of one that not even SIGKILL ended in time there is no exit to be judged.
-                let faulty = self.slots.iter().any(|slot| has_disk_fault(&slot.board));
-                let code = if faulty { ExitCode::DiskFault } else { code };
+                let code = final_code(code, self.slots.iter().map(|slot| &slot.board));
                 let number = code.code();
                 let meaning = code.meaning();
                 if code == ExitCode::Done {

@@ -1,8 +1,8 @@
 //! One daemon as the supervisor sees it: its process, if any, its heart, and what is shown of it.
 
-use crate::exits::unix_ms;
 use crate::plan::{Heart, Limits, Why};
 use crate::spawn::Process;
+use mareedb_ipc::world::wall_ms;
 use mareedb_ipc::{BoardReader, DaemonState, DaemonStatus, Gauge, LastExit, Role};
 use std::fs;
 
@@ -54,7 +54,7 @@ impl Slot {
         self.serving = false;
         self.killed = None;
         self.missed_reload = false;
-        self.started_unix_ms = unix_ms();
+        self.started_unix_ms = wall_ms();
         self.spawns += 1;
         self.rss_bytes = 0;
     }
@@ -131,17 +131,10 @@ mod tests {
     #[test]
     fn readiness_of_a_predecessor_is_not_believed() {
         const STARTS: u64 = 20_000;
-        let ring = 1 << 16;
         let topology = Topology {
             shards: 1,
             readers: 1,
-            sizes: RingSizes {
-                log: ring,
-                client: ring,
-                peer: ring,
-                bulk: ring,
-                read: ring,
-            },
+            sizes: RingSizes::each(1 << 16),
         };
         let memory = NodeMemory::create(topology, "{}", RandomId::draw()).unwrap();
         let board = memory.board();

@@ -10,7 +10,7 @@ use nix::sys::socket::{
     setsockopt, socket, sockopt,
 };
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -78,7 +78,7 @@ fn port(
     limit: Duration,
     signals: &Signals,
 ) -> Result<(OwnedFd, SocketAddr), StartError> {
-    let address = resolve(host, port)?;
+    let address = address_of(host, port)?;
     wait_for(signals, limit, || match open(address) {
         Ok(pair) => Attempt::Done(pair),
         Err(errno) => {
@@ -92,21 +92,17 @@ fn port(
     })
 }
 
-fn resolve(host: &str, port: u16) -> Result<SocketAddr, StartFault> {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let why = match (bare, port).to_socket_addrs() {
-        Ok(mut addresses) => match addresses.next() {
-            Some(address) => return Ok(address),
-            None => "the name has no address".to_owned(),
-        },
-        Err(error) => words(&error),
-    };
-    Err(StartFault {
-        code: ExitCode::Config,
-        what: format!("cannot listen on server.listen_addr = \"{host}\""),
-        why,
-        remedy: "set it to an address of this machine, or to 0.0.0.0 for all of them".to_owned(),
-    })
+/// The configuration takes addresses only: a name would have to be looked up, and a resolver may hold up a start.
+fn address_of(host: &str, port: u16) -> Result<SocketAddr, StartFault> {
+    host.parse::<IpAddr>()
+        .map(|address| SocketAddr::new(address, port))
+        .map_err(|error| StartFault {
+            code: ExitCode::Config,
+            what: format!("cannot listen on server.listen_addr = \"{host}\""),
+            why: error.to_string(),
+            remedy: "set it to an address of this machine, or to 0.0.0.0 for all of them"
+                .to_owned(),
+        })
 }
 
 fn open(address: SocketAddr) -> Result<(OwnedFd, SocketAddr), Errno> {
@@ -208,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_address_and_equal_ports_are_explained() {
+    fn a_foreign_address_a_name_and_equal_ports_are_explained() {
         let signals = Signals::take().unwrap();
         let zero = Duration::ZERO;
         let foreign = fault(Sockets::bind("192.0.2.1", 0, 0, zero, &signals));
@@ -216,5 +212,7 @@ mod tests {
         assert!(foreign.to_string().contains("192.0.2.1"), "{foreign}");
         let equal = fault(Sockets::bind("127.0.0.1", 7001, 7001, zero, &signals));
         assert_eq!(equal.code, ExitCode::Config);
+        let name = fault(Sockets::bind("localhost", 0, 0, zero, &signals));
+        assert_eq!(name.code, ExitCode::Config, "it is not looked up");
     }
 }

@@ -1,4 +1,4 @@
-//! Documents of `GET /v1/cluster` and `GET /v1/cluster/elections`.
+//! Documents of `GET /v1/cluster` and what is below it.
 
 use super::number::Decimal;
 use super::text::{Encoding, TextError};
@@ -225,6 +225,21 @@ impl From<&v1::ElectionsResponse> for Elections {
     }
 }
 
+/// Answer to `POST /v1/cluster/transfer-leadership`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferAnswer {
+    /// Name of the node that leads now.
+    pub leader: String,
+}
+
+impl From<&v1::TransferLeadershipResponse> for TransferAnswer {
+    fn from(answer: &v1::TransferLeadershipResponse) -> Self {
+        TransferAnswer {
+            leader: answer.leader.clone(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,5 +347,14 @@ mod tests {
             json!({"items": [{"at_unix_ms": 1_700_000_000_000_u64, "group": "0", "term": "2", "leader": "node2",
                 "reason": "the leader's node is gone"}]})
         );
+    }
+
+    #[test]
+    fn a_transfer() {
+        let answer = v1::TransferLeadershipResponse {
+            leader: "node2".into(),
+        };
+        let json = serde_json::to_value(TransferAnswer::from(&answer)).unwrap();
+        assert_eq!(json, json!({"leader": "node2"}));
     }
 }

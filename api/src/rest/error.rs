@@ -1,13 +1,11 @@
 //! The document of an error.
 
-use crate::codes::ErrorCode;
-use crate::error::ApiError;
 use serde::{Deserialize, Serialize};
 
 /// Body of every answer with a status of 400 and above.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
-    /// One of [`ErrorCode`], as text; a later version may send another.
+    /// One of [`crate::ErrorCode`], as text; a later version may send another.
     pub code: String,
     /// What is wrong, where and why.
     pub message: String,
@@ -17,22 +15,11 @@ pub struct ErrorBody {
     pub retryable: bool,
 }
 
-impl ErrorBody {
-    /// The error, when its code is one of this version.
-    pub fn to_error(&self) -> Option<ApiError> {
-        let code: ErrorCode = self.code.parse().ok()?;
-        Some(ApiError {
-            code,
-            message: self.message.clone(),
-            remedy: self.remedy.clone(),
-            retryable: self.retryable,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codes::ErrorCode;
+    use crate::error::ApiError;
 
     #[test]
     fn an_error_survives_its_document() {
@@ -41,6 +28,12 @@ mod tests {
         assert_eq!(json["code"], "NO_QUORUM");
         assert_eq!(json["retryable"], true);
         let body: ErrorBody = serde_json::from_value(json).unwrap();
-        assert_eq!(body.to_error(), Some(error));
+        let again = ApiError {
+            code: body.code.parse().unwrap(),
+            message: body.message,
+            remedy: body.remedy,
+            retryable: body.retryable,
+        };
+        assert_eq!(again, error);
     }
 }

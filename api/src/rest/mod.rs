@@ -15,7 +15,9 @@ mod path;
 mod text;
 mod txn;
 
-pub use cluster::{ClusterStatus, Election, Elections, Group, Member, Reason, Replica};
+pub use cluster::{
+    ClusterStatus, Election, Elections, Group, Member, Reason, Replica, TransferAnswer,
+};
 pub use error::ErrorBody;
 pub use kv::{DeleteAnswer, Item, PutAnswer, RangeAnswer};
 pub use node::{Daemon, Disk, LastExit, Link, LocalReplica, NodeStatus};

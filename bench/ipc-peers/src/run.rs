@@ -51,18 +51,10 @@ impl Ends {
     fn new(transport: Transport) -> Result<Ends, Error> {
         match transport {
             Transport::Ring | Transport::RingEach => {
-                let bytes = FLIGHT_BYTES as u64;
-                let sizes = RingSizes {
-                    log: bytes,
-                    client: bytes,
-                    peer: bytes,
-                    bulk: bytes,
-                    read: bytes,
-                };
                 let topology = Topology {
                     shards: 1,
                     readers: 1,
-                    sizes,
+                    sizes: RingSizes::each(FLIGHT_BYTES as u64),
                 };
                 let memory = NodeMemory::create(topology, "{}", RandomId::draw())?;
                 Ok(Ends::Ring(memory))

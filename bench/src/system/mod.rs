@@ -5,6 +5,7 @@
 //! figures say.
 
 mod driver;
+mod etcd;
 mod servers;
 mod work;
 

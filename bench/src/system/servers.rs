@@ -1,27 +1,21 @@
 //! Three real nodes of a system, and what they cost.
 
 use super::driver::{Api, Driver};
-use crate::cluster::{Addresses, Cluster, Options, sibling_executable, spawn_bound};
+use super::etcd::{self, Etcd};
+use crate::cluster::{Addresses, Cluster, Options, sibling_executable};
 use crate::directory::Claim;
 use crate::usage::{self, Memory};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
-use std::ffi::OsString;
-use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a cluster may take to come up.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// etcd's port for clients.
-const CLIENT_PORT: u16 = 2379;
-/// etcd's port for its peers.
-const PEER_PORT: u16 = 2380;
 
 /// A process with its name, which no other one of its node has.
 pub type Process = (&'static str, u32);
@@ -40,55 +34,6 @@ pub struct Servers {
 enum Kind {
     Maree(Cluster),
     Etcd(Vec<Etcd>),
-}
-
-/// An etcd node; its process ends with this.
-struct Etcd {
-    arguments: Vec<OsString>,
-    dir: PathBuf,
-    child: Child,
-}
-impl Etcd {
-    fn start(arguments: Vec<OsString>, dir: PathBuf) -> io::Result<Etcd> {
-        let child = Etcd::spawn(&arguments, &log_of(&dir))?;
-        Ok(Etcd {
-            arguments,
-            dir,
-            child,
-        })
-    }
-
-    fn start_again(&mut self) -> io::Result<()> {
-        self.child = Etcd::spawn(&self.arguments, &log_of(&self.dir))?;
-        Ok(())
-    }
-
-    fn spawn(arguments: &[OsString], log: &Path) -> io::Result<Child> {
-        let log = File::options().create(true).append(true).open(log)?;
-        let mut command = Command::new("etcd");
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        spawn_bound(command)
-    }
-
-    fn runs(&mut self) -> Result<(), String> {
-        match self.child.try_wait().map_err(|error| error.to_string())? {
-            None => Ok(()),
-            Some(status) => Err(format!(
-                "etcd has ended with {status}: see {}",
-                log_of(&self.dir).display()
-            )),
-        }
-    }
-}
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// How a node is ended.
@@ -129,7 +74,7 @@ impl Servers {
         }
         std::fs::create_dir_all(&dir).map_err(told)?;
         let (kind, addrs) = if api == Api::Etcd {
-            let (nodes, addrs) = start_etcd(&addresses, &dir, prepare)?;
+            let (nodes, addrs) = etcd::start(&addresses, &dir, prepare)?;
             (Kind::Etcd(nodes), addrs)
         } else {
             let mut cluster = Cluster::prepare(&Options {
@@ -396,11 +341,6 @@ impl Servers {
     }
 }
 
-/// Where an etcd writes what it says.
-fn log_of(data: &Path) -> PathBuf {
-    data.with_extension("log")
-}
-
 /// Whether a process is there, and not only its end that nobody has asked for yet.
 fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -415,18 +355,8 @@ fn differing(before: &[Process], now: &[Process]) -> BTreeSet<&'static str> {
     gone.chain(new).map(|(name, _)| *name).collect()
 }
 
-/// Who listens there already, perhaps on all addresses of the machine, would be measured in place of ours, which could not start.
-fn free(host: Ipv4Addr, ports: &[u16]) -> Result<(), String> {
-    for port in ports {
-        TcpListener::bind((host, *port)).map_err(|error| {
-            format!("{host}:{port}: {error}: end what listens on port {port}, another etcd perhaps")
-        })?;
-    }
-    Ok(())
-}
-
 /// Makes a data directory that only its owner may look into: etcd insists.
-fn make(
+pub(super) fn make(
     data: &Path,
     prepare: &mut (dyn FnMut(&Path) -> Result<(), String> + Send),
 ) -> Result<(), String> {
@@ -436,68 +366,10 @@ fn make(
     prepare(data)
 }
 
-fn start_etcd(
-    addresses: &Addresses,
-    dir: &Path,
-    prepare: &mut (dyn FnMut(&Path) -> Result<(), String> + Send),
-) -> Result<(Vec<Etcd>, Vec<SocketAddr>), String> {
-    for host in &addresses.hosts {
-        free(*host, &[CLIENT_PORT, PEER_PORT])?;
-    }
-    let names: Vec<String> = (1..=addresses.hosts.len())
-        .map(|at| format!("e{at}"))
-        .collect();
-    let members: Vec<String> = names
-        .iter()
-        .zip(&addresses.hosts)
-        .map(|(name, host)| format!("{name}=http://{host}:{PEER_PORT}"))
-        .collect();
-    let mut nodes = Vec::new();
-    let mut addrs = Vec::new();
-    for (name, host) in names.iter().zip(&addresses.hosts) {
-        let data = dir.join(name);
-        make(&data, prepare)?;
-        let (clients, peers) = (
-            format!("http://{host}:{CLIENT_PORT}"),
-            format!("http://{host}:{PEER_PORT}"),
-        );
-        let arguments: [(&str, OsString); 8] = [
-            ("--name", name.into()),
-            ("--data-dir", data.clone().into()),
-            ("--listen-peer-urls", (&peers).into()),
-            ("--initial-advertise-peer-urls", peers.into()),
-            ("--listen-client-urls", (&clients).into()),
-            ("--advertise-client-urls", clients.into()),
-            ("--initial-cluster", members.join(",").into()),
-            ("--initial-cluster-state", "new".into()),
-        ];
-        let arguments = arguments
-            .into_iter()
-            .flat_map(|(option, value)| [option.into(), value]);
-        let node = Etcd::start(arguments.collect(), data).map_err(|error| {
-            format!("etcd does not start: {error}; on Debian: apt-get install etcd-server")
-        })?;
-        nodes.push(node);
-        addrs.push(SocketAddr::new((*host).into(), CLIENT_PORT));
-    }
-    Ok((nodes, addrs))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::REST_PORT;
-
-    #[test]
-    fn who_listens_on_all_addresses_is_noticed() {
-        let addresses = Addresses::claim(1);
-        let host = addresses.hosts[0];
-        assert_eq!(free(host, &[REST_PORT]), Ok(()));
-        let other = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-        let port = other.local_addr().unwrap().port();
-        let why = free(host, &[REST_PORT, port]).unwrap_err();
-        assert!(why.contains(&format!("{host}:{port}")), "{why}");
-    }
+    use std::process::Command;
 
     #[test]
     fn processes_that_died_came_or_were_replaced_differ() {

@@ -2,6 +2,7 @@
 
 use super::Facts;
 use super::{Action, Formation, Message, Seen};
+use crate::peers::PEERS_MAX;
 use mareedb_ipc::wire::RandomId;
 use mareedb_ipc::wire::view::{Forming, Reason};
 use std::collections::BTreeSet;
@@ -194,7 +195,36 @@ impl Formation {
                 now,
             ));
         }
-        self.seen.insert(facts.addr.clone(), seen);
+        let few = seen.peers.len() <= PEERS_MAX && seen.met.len() <= PEERS_MAX + 1;
+        if few && self.has_room(&facts) {
+            self.seen.insert(facts.addr.clone(), seen);
+        } else if !std::mem::replace(&mut self.crowded, true) {
+            // Once: it may be said again and again, by whoever likes to.
+            tracing::warn!(
+                addr = facts.addr,
+                "more nodes say hello, or are named by one, than a cluster has: not all are listened to"
+            );
+        }
         Vec::new()
+    }
+
+    /// Whether the configuration of this node names that one.
+    pub(super) fn is_configured(&self, facts: &Facts) -> bool {
+        self.peers
+            .iter()
+            .any(|peer| *peer == facts.addr || self.dialled.get(peer) == Some(&facts.incarnation))
+    }
+
+    /// Whether one more can be listened to. Who is configured takes the place of somebody who is not.
+    fn has_room(&mut self, facts: &Facts) -> bool {
+        if self.seen.len() < PEERS_MAX || self.seen.contains_key(&facts.addr) {
+            return true;
+        }
+        let mut strangers = self.seen.values().map(|seen| &seen.facts);
+        let stranger = strangers.find(|other| !self.is_configured(other));
+        match stranger.map(|stranger| stranger.addr.clone()) {
+            Some(addr) if self.is_configured(facts) => self.seen.remove(&addr).is_some(),
+            _ => false,
+        }
     }
 }

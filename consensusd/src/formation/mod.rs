@@ -11,6 +11,7 @@ mod records;
 
 pub use records::{ACCEPTED, Facts, IDENTITY, Identity, Member, Proposal};
 
+use crate::peers::PEERS_MAX;
 use bytes::Bytes;
 use mareedb_config::Config;
 use mareedb_ipc::wire::storage::NodeRecord;
@@ -71,6 +72,8 @@ pub struct Formation {
     dialled: BTreeMap<String, RandomId>,
     acks: BTreeSet<RandomId>,
     refused: Option<(Reason, u64)>,
+    /// Whether it was said that not all are listened to.
+    crowded: bool,
     pending: BTreeMap<String, Pending>,
     draw: Box<dyn FnMut() -> RandomId + Send>,
 }
@@ -175,6 +178,7 @@ impl Formation {
             dialled: BTreeMap::new(),
             acks: BTreeSet::new(),
             refused: None,
+            crowded: false,
             pending: BTreeMap::new(),
             draw,
         };
@@ -212,24 +216,28 @@ impl Formation {
             .is_some_and(|formed| formed.members[0].facts.incarnation == self.me.incarnation)
     }
 
-    /// Addresses to keep connections with: the members', or, before there is a cluster, everybody's whom anybody knows.
+    /// Addresses to keep connections with: the members', or, before there is a cluster, everybody's whom anybody knows, as long as that
+    /// are not too many. Whom this node is configured with, and whom those know, comes first.
     pub fn targets(&self) -> BTreeSet<String> {
-        let mut targets: BTreeSet<String> = match &self.identity.formed {
-            Some(formed) => formed
-                .members
-                .iter()
-                .map(|member| member.facts.addr.clone())
-                .collect(),
-            None => self
-                .seen
-                .values()
-                .flat_map(|seen| seen.peers.iter().chain([&seen.facts.addr]))
-                .chain(&self.peers)
-                .cloned()
-                .collect(),
-        };
-        targets.remove(&self.me.addr);
-        targets
+        if let Some(formed) = &self.identity.formed {
+            let members = formed.members.iter().map(|member| &member.facts.addr);
+            let others = members.filter(|addr| **addr != self.me.addr);
+            return others.cloned().collect();
+        }
+        let (known, strangers): (Vec<&Seen>, Vec<&Seen>) = self
+            .seen
+            .values()
+            .partition(|seen| self.is_configured(&seen.facts));
+        let told = known.into_iter().chain(strangers);
+        let told = told.flat_map(|seen| [&seen.facts.addr].into_iter().chain(&seen.peers));
+        let mut once = BTreeSet::new();
+        self.peers
+            .iter()
+            .chain(told)
+            .filter(|addr| **addr != self.me.addr && once.insert(*addr))
+            .take(PEERS_MAX)
+            .cloned()
+            .collect()
     }
 
     /// A node answered at an address that was dialled.
@@ -285,8 +293,10 @@ impl Formation {
         }
         self.seen
             .retain(|_, seen| now.saturating_sub(seen.at) <= SILENCE_MS);
+        let targets = self.targets();
+        self.dialled.retain(|addr, _| targets.contains(addr));
         let hello = self.hello();
-        for addr in self.targets() {
+        for addr in targets {
             actions.push(Action::Send(addr, hello.clone()));
         }
         if self.formed().is_some() {
@@ -384,11 +394,10 @@ impl Formation {
             ),
             Message::Propose(proposal) => self.proposed(addr, proposal),
             Message::Accepted(cluster) => {
-                if self
-                    .accepted
-                    .as_ref()
-                    .is_some_and(|accepted| accepted.cluster == cluster)
-                {
+                // Only a member's word counts, and is remembered.
+                if self.accepted.as_ref().is_some_and(|accepted| {
+                    accepted.cluster == cluster && accepted.member(incarnation).is_some()
+                }) {
                     self.acks.insert(incarnation);
                 }
                 Vec::new()

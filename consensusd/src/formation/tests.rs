@@ -332,10 +332,9 @@ fn a_node_of_another_name_or_with_a_damaged_record_does_not_start() {
         &records,
         Box::new(|| RandomId(1)),
     );
-    assert_eq!(
-        renamed.err().map(|reason| reason.code).as_deref(),
-        Some("NAME_CHANGED")
-    );
+    let renamed = renamed.err().expect("it is another node's");
+    assert_eq!(renamed.code, "NAME_CHANGED");
+    keeps_the_data(&renamed);
     let damaged = vec![NodeRecord {
         name: IDENTITY.into(),
         value: Bytes::from_static(b"\xff\xff"),
@@ -383,6 +382,12 @@ fn a_node_of_another_name_or_with_a_damaged_record_does_not_start() {
     }
 }
 
+/// A node with an empty directory cannot take a member's place: no reason may lead there.
+fn keeps_the_data(reason: &Reason) {
+    let Reason { code, message } = reason;
+    assert!(!message.contains("empty"), "{code}: {message}");
+}
+
 #[test]
 fn strangers_are_told_why_they_are_not_let_in() {
     let mut world = World::new(1, &all_know_all(3), 3);
@@ -403,27 +408,29 @@ fn strangers_are_told_why_they_are_not_let_in() {
     };
     let mut told = |message: Message| {
         let actions = formation.message("10.9.9.9:7001", RandomId(5), message, 0);
-        actions.into_iter().find_map(|action| match action {
-            Action::Send(_, Message::Refuse(reason)) => Some(reason.code),
+        let reason = actions.into_iter().find_map(|action| match action {
+            Action::Send(_, Message::Refuse(reason)) => Some(reason),
             _ => None,
-        })
+        });
+        let reason = reason.expect("it is refused");
+        keeps_the_data(&reason);
+        reason.code
     };
+    assert_eq!(told(hello("node2", 5, None)), "EMPTY_DIRECTORY");
+    assert_eq!(told(hello("node9", 5, None)), "WAITING_FOR_ADD_NODE");
     assert_eq!(
-        told(hello("node2", 5, None)).as_deref(),
-        Some("EMPTY_DIRECTORY")
+        told(hello("node9", 5, Some(RandomId(1)))),
+        "FOREIGN_CLUSTER"
     );
     assert_eq!(
-        told(hello("node9", 5, None)).as_deref(),
-        Some("WAITING_FOR_ADD_NODE")
+        told(hello("node9", 5, Some(cluster))),
+        "WAITING_FOR_ADD_NODE"
     );
-    assert_eq!(
-        told(hello("node9", 5, Some(RandomId(1)))).as_deref(),
-        Some("FOREIGN_CLUSTER")
-    );
-    assert_eq!(
-        told(hello("node9", 5, Some(cluster))).as_deref(),
-        Some("WAITING_FOR_ADD_NODE")
-    );
+    let copy = hello("node1", formation.incarnation().0, Some(cluster));
+    formation.message("10.9.9.9:7001", RandomId(5), copy, 0);
+    let reason = formation.refused().expect("another node runs on a copy");
+    assert_eq!(reason.code, "DUPLICATE_INCARNATION");
+    keeps_the_data(reason);
 }
 
 #[test]
@@ -505,4 +512,73 @@ fn only_the_record_of_the_cluster_completes_it() {
     assert!(formation.formed().is_none(), "nothing of it is durable");
     formation.saved(IDENTITY);
     assert!(formation.formed().is_some());
+}
+
+/// Before there is a cluster anybody may say hello, and name whomever he likes.
+#[test]
+fn strangers_are_not_remembered_without_end_and_crowd_nobody_out() {
+    let own = [
+        "node2:7001".to_owned(),
+        "node3:7001".to_owned(),
+        "node4:7001".to_owned(),
+    ];
+    let mut config = Config::default();
+    config.cluster.enabled = true;
+    config.cluster.peers = own.to_vec();
+    let draw = Box::new(|| RandomId(1));
+    let mut formation = Formation::new(&config, "node1", &addr(1), "rest", &[], draw).unwrap();
+    formation.tick(0);
+    formation.saved(IDENTITY);
+    let hello = |addr: &str, incarnation: RandomId, peers: Vec<String>| Message::Hello {
+        facts: Facts {
+            name: addr.to_owned(),
+            incarnation,
+            addr: addr.to_owned(),
+            rest_addr: String::new(),
+        },
+        met: BTreeSet::new(),
+        peers,
+        cluster: None,
+        at_least: 3,
+    };
+    let says = |formation: &mut Formation, addr: &str, number: u128, peers: Vec<String>| {
+        let incarnation = RandomId(number);
+        formation.connected(addr, incarnation);
+        let answer = formation.message(addr, incarnation, hello(addr, incarnation, peers), 0);
+        assert_eq!(answer, []);
+    };
+    for number in 0..1_000 {
+        let named = (0..3).map(|peer| format!("10.2.{number}.{peer}:7001"));
+        let stranger = format!("10.1.{number}:7001");
+        says(&mut formation, &stranger, 1_000 + number, named.collect());
+    }
+    let crowd: Vec<String> = (0..=PEERS_MAX).map(|peer| format!("10.3.{peer}")).collect();
+    says(&mut formation, &own[2], 4, crowd);
+    assert!(!formation.is_met(&own[2]), "it names too many");
+    // Whoever is configured is heard, under a name that is another one than its own, too.
+    says(&mut formation, &own[0], 2, vec!["10.9.9.9:7001".into()]);
+    formation.connected(&own[1], RandomId(3));
+    says(&mut formation, "10.0.0.3:7001", 3, Vec::new());
+    assert!(formation.is_met(&own[0]) && formation.is_met(&own[1]));
+    formation.tick(100);
+    let targets = formation.targets();
+    assert_eq!(targets.len(), PEERS_MAX);
+    assert!(own.iter().all(|addr| targets.contains(addr)));
+    assert!(targets.contains("10.9.9.9:7001"), "who is named by those");
+    assert_eq!(formation.seen.len(), PEERS_MAX);
+    assert!(formation.dialled.len() <= PEERS_MAX);
+}
+
+/// Whoever knows the cluster's id may say that he has accepted.
+#[test]
+fn only_members_acceptances_are_remembered() {
+    let mut world = World::new(1, &all_know_all(3), 3);
+    assert!(world.settle());
+    let formation = world.nodes[0].formation.as_mut().unwrap();
+    let cluster = formation.formed().unwrap().cluster;
+    for number in 0..1_000 {
+        let stranger = RandomId(u128::MAX - number);
+        formation.message("10.9.9.9:7001", stranger, Message::Accepted(cluster), 0);
+    }
+    assert!(formation.acks.len() <= 3);
 }

@@ -49,7 +49,7 @@ impl Host {
         let leads_meta = self
             .replicas
             .get(&META_GROUP)
-            .map(|(replica, _)| metrics(replica))
+            .map(metrics)
             .filter(|metrics| metrics.state == ServerState::Leader);
         let report = leads_meta.map(|metrics| LeaderReport {
             term: metrics.current_term,
@@ -69,7 +69,7 @@ impl Host {
         for addr in self.formation.iter().flat_map(Formation::targets) {
             self.exchange.tell(&addr, &frame);
             self.exchange.tell(&addr, &takes);
-            if self.stalled {
+            if self.disk.stalled {
                 self.exchange.tell(&addr, &Frame::DiskStalled);
             }
         }
@@ -79,7 +79,7 @@ impl Host {
     fn glance(&self) -> Vec<Glance> {
         self.replicas
             .iter()
-            .map(|(group, (replica, _))| {
+            .map(|(group, replica)| {
                 let metrics = replica.raft().metrics();
                 let metrics = metrics.borrow_watched();
                 let (leader, term) = replica.leading(&metrics);
@@ -97,14 +97,7 @@ impl Host {
         self.glanced = glance;
         self.next.look = now + LOOK_MS;
         let rejected = self.peers.rejected_by();
-        let turned_away = (!rejected.is_empty()).then(|| Reason {
-            code: "FOREIGN_CLUSTER".into(),
-            message: format!(
-                "{} turned this node away, since it belongs to another cluster or speaks another peer protocol (their \
-                 logs say which): correct cluster.peers, or run the version that they run; keep the data directory",
-                rejected.join(", ")
-            ),
-        });
+        let turned_away = (!rejected.is_empty()).then(|| turned_away(&rejected));
         let lease_ms = self.config.cluster.election_timeout_max_ms;
         let view = view(&Sources {
             me: self.identity(),
@@ -115,8 +108,8 @@ impl Host {
             ages: &self.ages,
             ready: self.replicas.len() == Proposal::groups().len(),
             lease_ms,
-            disk_stalled: self.stalled,
-            clock_ahead: self.clock_ahead_ms.is_some(),
+            disk_stalled: self.disk.stalled,
+            clock_ahead: self.wall.ahead_ms.is_some(),
             now,
         });
         let changed = self
@@ -171,6 +164,18 @@ impl Host {
     }
 }
 
+/// Why nobody talks to this node.
+fn turned_away(by: &[&str]) -> Reason {
+    Reason {
+        code: "FOREIGN_CLUSTER".into(),
+        message: format!(
+            "{} turned this node away, since it belongs to another cluster or speaks another peer protocol (their \
+             logs say which): correct cluster.peers, or run the version that they run; keep the data directory",
+            by.join(", ")
+        ),
+    }
+}
+
 /// Whether a view tells something new; ages alone don't.
 fn differs(before: &ClusterView, after: &ClusterView) -> bool {
     let bare = |view: &ClusterView| {
@@ -185,4 +190,19 @@ fn differs(before: &ClusterView, after: &ClusterView) -> bool {
         view
     };
     bare(before) != bare(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node with an empty directory cannot take a member's place.
+    #[test]
+    fn who_is_turned_away_keeps_its_data() {
+        let Reason { code, message } = turned_away(&["10.0.0.2:7001", "10.0.0.3:7001"]);
+        assert_eq!(code, "FOREIGN_CLUSTER");
+        assert!(message.starts_with("10.0.0.2:7001, 10.0.0.3:7001 turned"));
+        assert!(message.contains("keep the data directory"), "{message}");
+        assert!(!message.contains("empty"), "{message}");
+    }
 }

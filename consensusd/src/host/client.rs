@@ -45,7 +45,7 @@ impl Host {
                 ToConsensus::ReadIndex { call, group } => {
                     let call = self.client.call(call);
                     match self.replicas.get(&group) {
-                        Some((replica, _)) => replica.read_index(call),
+                        Some(replica) => replica.read_index(call),
                         None => self.client.read_index(call, Err(ConsensusError::NotReady)),
                     }
                 }
@@ -53,7 +53,7 @@ impl Host {
             }
         }
         for (group, batch) in proposals {
-            if let Some((replica, _)) = self.replicas.get(&group) {
+            if let Some(replica) = self.replicas.get(&group) {
                 replica.propose(batch);
             }
         }

@@ -2,14 +2,14 @@
 
 use super::{Event, FAILURES_MAX, FAILURES_MS, Host};
 use crate::formation::Proposal;
-use crate::replica::{Parts, Replica};
+use crate::replica::Replica;
 use crate::rt;
 use crate::start::{Start, start_replica};
 use crate::view::metrics;
+use mareedb_ipc::Gauge;
 use mareedb_ipc::wire::GroupId;
 use mareedb_ipc::wire::command::Rules;
 use mareedb_ipc::wire::storage::StorageRequest;
-use mareedb_ipc::{Alarm, Gauge};
 use openraft::ServerState;
 use openraft::errors::Fatal;
 use std::collections::VecDeque;
@@ -33,7 +33,7 @@ impl Host {
     /// A new storaged has applied what its files hold, and readers wait for what its predecessor had applied: it applies
     /// up to there now, not only with the next write.
     pub(super) fn apply_again(&self) {
-        for (replica, _) in self.replicas.values() {
+        for replica in self.replicas.values() {
             self.apply_of(replica);
         }
     }
@@ -58,7 +58,7 @@ impl Host {
     /// a restart of the process.
     pub(super) fn watch_groups(&mut self, now: u64) {
         let mut failed = Vec::new();
-        for (group, (replica, _)) in &self.replicas {
+        for (group, replica) in &self.replicas {
             let metrics = metrics(replica);
             if let Err(fatal) = &metrics.running_state {
                 tracing::error!(%group, %fatal, "the group has ended; it starts anew");
@@ -86,14 +86,14 @@ impl Host {
             if storage {
                 self.unsound.insert(group);
             }
-            let Some((replica, _)) = self.replicas.remove(&group) else {
+            let Some(replica) = self.replicas.remove(&group) else {
                 continue;
             };
             let (report, wake) = (self.report.clone(), self.wake.clone());
             rt::spawn(async move {
                 replica.end().await;
                 let _ = report.send(Event::Ended(group));
-                wake.wake();
+                wake.notify_one();
             });
         }
     }
@@ -103,7 +103,7 @@ impl Host {
         let groups = self.replicas.len().max(1) as u64;
         let retain = self.config.storage.log_retain_bytes;
         let files = self.storage_board.get(Gauge::LogFileBytes);
-        for (replica, _) in self.replicas.values() {
+        for replica in self.replicas.values() {
             let mut share = retain / groups;
             if files > retain {
                 // Small writes take whole blocks, and files are given up as a whole: as much too large as the files are, so
@@ -172,7 +172,7 @@ impl Host {
         };
         let start = Start {
             group,
-            range: range.clone(),
+            range,
             me,
             formed: formed.clone(),
             founder: formation.is_founder(),
@@ -188,31 +188,14 @@ impl Host {
             exchange: self.exchange.clone(),
         };
         let (report, wake) = (self.report.clone(), self.wake.clone());
-        let (client, clock) = (self.client.clone(), self.clock.clone());
-        let (node, rules) = (me, self.rules());
+        let (client, clock, rules) = (self.client.clone(), self.clock.clone(), self.rules());
         rt::spawn(async move {
             let event = match start_replica(start).await {
-                Ok(started) => Event::Started(Box::new((
-                    Replica::new(Parts {
-                        route: started.route,
-                        raft: started.raft,
-                        log: started.log,
-                        restored: started.restored,
-                        applied: started.applied,
-                        link: started.link,
-                        tenure: started.tenure,
-                        exchange: started.exchange,
-                        client,
-                        clock,
-                        node,
-                        rules,
-                    }),
-                    range,
-                ))),
+                Ok(started) => Event::Started(Replica::new(started, client, clock, me, rules)),
                 Err(why) => Event::Broken(why),
             };
             let _ = report.send(event);
-            wake.wake();
+            wake.notify_one();
         });
     }
 }

@@ -1,6 +1,8 @@
 //! Who leads: handing over, following the meta group, minding the disk.
 
-use super::{CALM_MS, CLOSE, CLOSE_MS, FOLLOW_MS, HAND_OVER_MS, Host, STORAGE_AWAY_MS};
+use super::{
+    CALM_MS, FOLLOW_MS, HAND_OVER_MS, HEIR_LAG_ENTRIES_MAX, HEIR_LAG_MS_MAX, Host, STORAGE_AWAY_MS,
+};
 use crate::formation::Formation;
 use crate::replica::{Replica, Stands};
 use crate::rt;
@@ -52,6 +54,29 @@ fn one_for_all<'a>(groups: impl Iterator<Item = &'a Heirs> + Clone) -> Option<No
     able.max().map(|(.., node)| node)
 }
 
+/// What is known of this node's disk, by the status board of its storaged.
+pub(super) struct DiskWatch {
+    /// Whether it stalls.
+    pub(super) stalled: bool,
+    /// When it was last seen to stall.
+    stalled_at: Option<u64>,
+    /// Whether storaged serves.
+    serves: bool,
+    /// When it last did.
+    seen: Option<u64>,
+}
+
+impl Default for DiskWatch {
+    fn default() -> Self {
+        DiskWatch {
+            stalled: false,
+            stalled_at: None,
+            serves: true,
+            seen: None,
+        }
+    }
+}
+
 fn begin_transfer(replica: &Replica, to: u64) {
     let raft = replica.raft().clone();
     rt::spawn(async move {
@@ -72,9 +97,9 @@ impl Host {
 
     /// Whether replicas of this node stand for election.
     pub(super) fn stands(&self) -> Stands {
-        if self.draining || self.stalled {
+        if self.draining || self.disk.stalled {
             Stands::No
-        } else if self.barred {
+        } else if self.wall.barred {
             Stands::IfNobodyElse
         } else {
             Stands::Yes
@@ -83,14 +108,14 @@ impl Host {
 
     /// Tells the replicas.
     pub(super) fn let_stand(&self) {
-        for (replica, _) in self.replicas.values() {
+        for replica in self.replicas.values() {
             replica.let_stand(self.stands());
         }
     }
 
     /// Whether leadership that is handed to this node is taken at once: a candidate has to write its vote. The clock is told apart.
     pub(super) fn takes_leadership(&self) -> bool {
-        self.stands() != Stands::No && self.storage_serves
+        self.stands() != Stands::No && self.disk.serves
     }
 
     /// Hands all leaderships of this node to one other that can take over at once, and names it.
@@ -113,11 +138,11 @@ impl Host {
     /// transfer, and a leader that has begun one that fails does nothing more.
     fn is_close(&self, group: GroupId, matched: Option<u64>, last: Option<u64>, now: u64) -> bool {
         matched.is_some()
-            && (matched.map(|index| index + CLOSE) >= last
+            && (matched.map(|index| index + HEIR_LAG_ENTRIES_MAX) >= last
                 || self
                     .ages
                     .known_lag(group, matched, now)
-                    .is_some_and(|lag| lag < CLOSE_MS))
+                    .is_some_and(|lag| lag < HEIR_LAG_MS_MAX))
     }
 
     /// Who can take over a group that this node leads.
@@ -135,7 +160,7 @@ impl Host {
                 let sound = self.peers.takes_leadership(&place.addr, now);
                 let right = !self.peers.clock_ahead(&place.addr);
                 // From one clock that is ahead to another one nothing is won.
-                let better = right || self.clock_ahead_ms.is_none();
+                let better = right || self.wall.ahead_ms.is_none();
                 let matched = matched.as_ref().map(|id| id.index);
                 let close = self.is_close(replica.group(), matched, metrics.last_log_index, now);
                 let fit = wanted && sound && (manner == Manner::Leaving || (better && close));
@@ -157,7 +182,6 @@ impl Host {
         let led: Vec<(&Replica, Heirs)> = self
             .replicas
             .values()
-            .map(|(replica, _)| replica)
             .filter(|replica| metrics(replica).state == ServerState::Leader)
             .map(|replica| (replica, self.heirs(replica, to, manner, now)))
             .collect();
@@ -190,7 +214,7 @@ impl Host {
     pub fn leads(&self) -> bool {
         self.replicas
             .values()
-            .any(|(replica, _)| metrics(replica).state == ServerState::Leader)
+            .any(|replica| metrics(replica).state == ServerState::Leader)
     }
 
     /// While there is one data group its leader is brought to the meta group's, once both were stable for 5 s.
@@ -198,7 +222,7 @@ impl Host {
         let leaders: Vec<(GroupId, Option<NodeId>, u64)> = self
             .replicas
             .iter()
-            .map(|(group, (replica, _))| (*group, replica.leader(), metrics(replica).current_term))
+            .map(|(group, replica)| (*group, replica.leader(), metrics(replica).current_term))
             .collect();
         if leaders != self.stable {
             self.stable = leaders;
@@ -218,7 +242,7 @@ impl Host {
             return;
         }
         self.stable_since = now;
-        for (replica, _) in self.replicas.values() {
+        for replica in self.replicas.values() {
             let metrics = metrics(replica);
             if replica.group() == META_GROUP || metrics.state != ServerState::Leader {
                 continue;
@@ -247,28 +271,30 @@ impl Host {
     pub(super) fn mind_the_disk(&mut self, now: u64) {
         let ready = self.storage_board.get(Gauge::Ready) == 1;
         if ready {
-            self.storage_seen = Some(now);
+            self.disk.seen = Some(now);
         }
         // Before it has served for the first time there is nothing to lead.
-        let serves = ready || self.storage_seen.is_none();
-        if serves != self.storage_serves {
-            self.storage_serves = serves;
+        let serves = ready || self.disk.seen.is_none();
+        if serves != self.disk.serves {
+            self.disk.serves = serves;
             // Whoever leads is told at once, so that it hands nothing over to a node that cannot write its vote.
             self.next.ping = 0;
         }
         // A storaged that starts over a disk that stands still cannot say so; and no leader can do without one for long.
         let away = self
-            .storage_seen
+            .disk
+            .seen
             .is_some_and(|at| now.saturating_sub(at) > STORAGE_AWAY_MS);
         if (away && self.leads()) || self.storage_board.get(Gauge::DiskStalled) == 1 {
-            self.stalled_at = Some(now);
+            self.disk.stalled_at = Some(now);
         }
         // One write that completes is no disk that works: leadership would go back and forth.
         let stalled = self
+            .disk
             .stalled_at
             .is_some_and(|at| now.saturating_sub(at) < CALM_MS);
-        if stalled != self.stalled {
-            self.stalled = stalled;
+        if stalled != self.disk.stalled {
+            self.disk.stalled = stalled;
             self.let_stand();
             // The others are told at once.
             self.next.ping = 0;
@@ -325,15 +351,7 @@ mod tests {
     async fn a_node_that_is_about_to_stop_says_so() {
         let node = NodeInProcess::small("{}");
         let mut inheritance = node.attach(Role::Consensus);
-        let lanes = Lanes {
-            from_storage: inheritance.receiver(Role::Storage, Lane::Log(0)),
-            to_client: inheritance.sender(Role::Gateway, Lane::Client),
-            from_client: inheritance.receiver(Role::Gateway, Lane::Client),
-            to_peer: inheritance.sender(Role::Gateway, Lane::Peer),
-            from_peer: inheritance.receiver(Role::Gateway, Lane::Peer),
-            to_bulk: inheritance.sender(Role::Gateway, Lane::Bulk),
-            from_bulk: inheritance.receiver(Role::Gateway, Lane::Bulk),
-        };
+        let lanes = Lanes::take(&mut inheritance);
         let mut host = Host::new(
             Config::default(),
             "node1".into(),

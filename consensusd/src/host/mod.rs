@@ -14,23 +14,25 @@ use crate::clock::{Clock, HybridClock};
 use crate::exchange::Exchange;
 use crate::formation::{Formation, Proposal};
 use crate::log_link::{Done, LogLink};
-use crate::offsets::Offsets;
-use crate::peers::{Ages, Peers};
+use crate::peers::{Ages, Peers, SAMPLE_MS};
+use crate::planted::{Fault, planted};
 use crate::replica::Replica;
 use crate::rt;
 use crate::takes::Takes;
-use crate::wake::Wake;
+use clocks::ClockWatch;
+use leadership::DiskWatch;
 use mareedb_config::Config;
 use mareedb_ipc::wire::gateway::{FromConsensus, Target};
-use mareedb_ipc::wire::storage::{FromStorage, KeyRange, NodeRecord, ReplicaState, ToStorage};
+use mareedb_ipc::wire::storage::{FromStorage, NodeRecord, ReplicaState, ToStorage};
 use mareedb_ipc::wire::view::{ClusterView, NodeIdentity, Reason};
 use mareedb_ipc::wire::{GroupId, NodeId, RandomId};
-use mareedb_ipc::world::{Fault, planted};
-use mareedb_ipc::{BoardReader, BoardWriter, Gauge, Outbox, Receiver, RingError, Sender};
+use mareedb_ipc::{
+    BoardReader, BoardWriter, Gauge, Inheritance, Lane, Outbox, Receiver, RingError, Role, Sender,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// Messages taken from one ring before others have their turn.
 const BATCH: usize = 256;
@@ -44,10 +46,10 @@ const PING_MS: u64 = 300;
 const CLOCK_MS: u64 = 1_000;
 /// A node whose clock is ahead stands for election all the same when no leader was heard for so long.
 const LEADERLESS_MS: u64 = 2_000;
-/// Who lacks more entries, or older ones, cannot take over at once, and is not handed leadership by itself.
-const CLOSE: u64 = 1_024;
-/// Milliseconds.
-const CLOSE_MS: u64 = 300;
+/// Who lacks more entries than this, and older ones than the next, cannot take over at once, and is not handed leadership by itself.
+const HEIR_LAG_ENTRIES_MAX: u64 = 1_024;
+/// How old the oldest of them may be.
+const HEIR_LAG_MS_MAX: u64 = 300;
 /// A node that has come to lead by somebody's hand does not hand back at once: that one may be about to stop.
 const SETTLE_MS: u64 = 3_000;
 /// While a node's clock is ahead it is looked at so often whether anybody leads.
@@ -85,12 +87,27 @@ pub struct Lanes {
     pub from_bulk: Receiver,
 }
 
+impl Lanes {
+    /// All of them but the one to storaged, which is the log link's.
+    pub fn take(inheritance: &mut Inheritance) -> Lanes {
+        Lanes {
+            from_storage: inheritance.receiver(Role::Storage, Lane::Log(0)),
+            to_client: inheritance.sender(Role::Gateway, Lane::Client),
+            from_client: inheritance.receiver(Role::Gateway, Lane::Client),
+            to_peer: inheritance.sender(Role::Gateway, Lane::Peer),
+            from_peer: inheritance.receiver(Role::Gateway, Lane::Peer),
+            to_bulk: inheritance.sender(Role::Gateway, Lane::Bulk),
+            from_bulk: inheritance.receiver(Role::Gateway, Lane::Bulk),
+        }
+    }
+}
+
 /// What tasks report.
 pub enum Event {
     /// A record of formation is durable.
     Saved(String),
     /// A replica runs.
-    Started(Box<(Replica, KeyRange)>),
+    Started(Replica),
     /// The task of a group that failed has ended.
     Ended(GroupId),
     /// A replica cannot run: the process ends, its successor starts over.
@@ -111,7 +128,8 @@ pub struct Host {
     bulk: Arc<Outbox>,
     exchange: Arc<Exchange>,
     clock: Arc<dyn Clock>,
-    wake: Arc<Wake>,
+    /// Makes the main loop turn once more.
+    wake: Arc<Notify>,
     events: mpsc::UnboundedReceiver<Event>,
     report: mpsc::UnboundedSender<Event>,
     incarnation: u64,
@@ -119,9 +137,8 @@ pub struct Host {
     refused: Option<Reason>,
     bootstrapped: Option<Bootstrapped>,
     starting: bool,
-    replicas: BTreeMap<GroupId, (Replica, KeyRange)>,
+    replicas: BTreeMap<GroupId, Replica>,
     peers: Peers,
-    offsets: Offsets,
     ages: Ages,
     began: Instant,
     sent_view: Option<ClusterView>,
@@ -131,21 +148,8 @@ pub struct Host {
     stable_since: u64,
     stable: Vec<(GroupId, Option<NodeId>, u64)>,
     draining: bool,
-    stalled: bool,
-    /// What this node's wall clock is ahead of a majority's by, while that is too much.
-    clock_ahead_ms: Option<u64>,
-    /// That keeps this node from standing for election.
-    barred: bool,
-    /// How many groups this node leads.
-    led: usize,
-    /// When it last came to lead one.
-    settling_since: u64,
-    /// When the disk was last seen to stall.
-    stalled_at: Option<u64>,
-    /// Whether storaged serves.
-    storage_serves: bool,
-    /// When it last did.
-    storage_seen: Option<u64>,
+    disk: DiskWatch,
+    wall: ClockWatch,
     /// Groups that have ended and wait for what storaged holds of them, with the number of the Hello that asked for it: an
     /// answer to an earlier one is from before they ended.
     ended: BTreeMap<GroupId, u64>,
@@ -184,11 +188,15 @@ impl Host {
         storage_board: BoardReader,
         lanes: Lanes,
         to_storage: Sender,
-        wake: Arc<Wake>,
+        wake: Arc<Notify>,
     ) -> Host {
-        let to_client = Outbox::before(&lanes.to_client, wake.clone());
-        let peer = Outbox::before(&lanes.to_peer, wake.clone());
-        let bulk = Outbox::before(&lanes.to_bulk, wake.clone());
+        let outbox = |sender: &Sender| {
+            let wake = wake.clone();
+            Outbox::before(sender, move || wake.notify_one())
+        };
+        let to_client = outbox(&lanes.to_client);
+        let peer = outbox(&lanes.to_peer);
+        let bulk = outbox(&lanes.to_bulk);
         let client = Client::new(to_client.clone());
         // Rings to and from gatewayd are of one size.
         let takes = Takes::new(to_storage.max_message(), lanes.to_peer.max_message());
@@ -230,7 +238,6 @@ impl Host {
             starting: false,
             replicas: BTreeMap::new(),
             peers: Peers::default(),
-            offsets: Offsets::default(),
             ages: Ages::default(),
             began: rt::now(),
             sent_view: None,
@@ -240,15 +247,8 @@ impl Host {
             stable_since: 0,
             stable: Vec::new(),
             draining: false,
-            stalled: false,
-            // What a predecessor knew holds until a majority has told that it does not.
-            clock_ahead_ms: held.then_some(held_ms),
-            barred: false,
-            led: 0,
-            settling_since: 0,
-            stalled_at: None,
-            storage_serves: true,
-            storage_seen: None,
+            disk: DiskWatch::default(),
+            wall: ClockWatch::knowing(held.then_some(held_ms)),
             ended: BTreeMap::new(),
             storage_hello: 0,
             unsound: BTreeSet::new(),
@@ -286,7 +286,7 @@ impl Host {
 
     /// The replicas that run.
     pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
-        self.replicas.values().map(|(replica, _)| replica)
+        self.replicas.values()
     }
 
     fn now(&self) -> u64 {
@@ -333,7 +333,6 @@ impl Host {
                     generation,
                     replicas,
                     records,
-                    ..
                 }) if epoch == self.link.epoch() => {
                     self.told_state(number, generation, replicas, &records);
                 }
@@ -420,14 +419,13 @@ impl Host {
                     }
                     self.next.formation = 0;
                 }
-                Event::Started(started) => {
-                    let (replica, range) = *started;
+                Event::Started(replica) => {
                     tracing::info!(group = %replica.group(), replica = %replica.id(), "replica started");
                     if !planted(Fault::StartedUnapplied) {
                         self.apply_of(&replica);
                     }
                     replica.let_stand(self.stands());
-                    self.replicas.insert(replica.group(), (replica, range));
+                    self.replicas.insert(replica.group(), replica);
                 }
                 Event::Ended(group) => {
                     self.hello_to_storage();
@@ -457,7 +455,7 @@ impl Host {
         }
         if now >= self.next.clock {
             self.mind_the_clock(now);
-            let pause = match self.clock_ahead_ms {
+            let pause = match self.wall.ahead_ms {
                 Some(_) => BARRED_LOOK_MS,
                 None => CLOCK_MS,
             };
@@ -468,7 +466,7 @@ impl Host {
             self.tell_the_clock(now);
         }
         if now >= self.next.sample {
-            self.next.sample = now + 10;
+            self.next.sample = now + SAMPLE_MS;
             self.watch_groups(now);
         }
         if now >= self.next.ping {

@@ -1,33 +1,31 @@
 //! What peers say.
 
 use super::{BATCH, Event, Host};
-use crate::exchange::Way;
 use crate::formation::{Action, Formation, Message};
-use crate::frames::{Answer, Frame, Route};
+use crate::frames::{Answer, Frame};
 use crate::rt;
 use crate::view::metrics;
-use mareedb_ipc::wire::peer::{DownReason, PeerHello, PeerIn};
+use mareedb_ipc::RingError;
+use mareedb_ipc::wire::peer::{DownReason, PeerHello, PeerIn, Way};
 use mareedb_ipc::wire::storage::ToStorage;
 use mareedb_ipc::wire::{decode, encode};
-use mareedb_ipc::{Alarm, RingError};
 use openraft::ServerState;
 
 impl Host {
     pub(super) fn take_peers(&mut self) -> Result<bool, RingError> {
         let mut quiet = true;
-        for bulk in [false, true] {
+        for way in [Way::Peer, Way::Bulk] {
             let mut count = 0;
             loop {
-                let lane = if bulk {
-                    &mut self.lanes.from_bulk
-                } else {
-                    &mut self.lanes.from_peer
+                let lane = match way {
+                    Way::Peer => &mut self.lanes.from_peer,
+                    Way::Bulk => &mut self.lanes.from_bulk,
                 };
                 let Some((message, end)) = lane.try_recv::<PeerIn>()? else {
                     break;
                 };
                 lane.release(end);
-                self.peer_in(message, bulk);
+                self.peer_in(message, way);
                 count += 1;
                 if count == BATCH {
                     quiet = false;
@@ -38,11 +36,11 @@ impl Host {
         Ok(quiet)
     }
 
-    pub(super) fn peer_in(&mut self, message: PeerIn, bulk: bool) {
+    fn peer_in(&mut self, message: PeerIn, way: Way) {
         let now = self.now();
         match message {
             PeerIn::Up { addr, peer } => {
-                if !bulk {
+                if way == Way::Peer {
                     tracing::info!(addr, peer = peer.identity.name, "connected");
                     if let Some(formation) = &mut self.formation {
                         formation.connected(&addr, peer.identity.incarnation);
@@ -58,8 +56,8 @@ impl Host {
                     self.next.formation = 0;
                 }
             }
-            PeerIn::Down { addr, why } => {
-                if !bulk {
+            PeerIn::Down { addr, why } => match way {
+                Way::Peer => {
                     // A refusal is told again and again.
                     if self.peers.why_down(&addr) != Some(why) {
                         tracing::info!(addr, ?why, "not connected");
@@ -68,19 +66,15 @@ impl Host {
                     self.exchange.down(&addr);
                     if why == DownReason::Refused {
                         self.exchange.evidence().refused(&addr);
-                        for (replica, _) in self.replicas.values() {
+                        for replica in self.replicas.values() {
                             replica.suspect(&addr);
                         }
                     }
-                } else {
-                    // The peer stream lives on.
-                    self.exchange.lost(&addr, Way::Bulk);
                 }
-            }
-            PeerIn::Unsent { addr } => {
-                let way = if bulk { Way::Bulk } else { Way::Peer };
-                self.exchange.lost(&addr, way);
-            }
+                // The peer stream lives on.
+                Way::Bulk => self.exchange.lost(&addr, way),
+            },
+            PeerIn::Unsent { addr } => self.exchange.lost(&addr, way),
             PeerIn::Frame { from, frame } => match decode::<Frame>(&frame) {
                 Ok(frame) => self.frame(&from, frame, now),
                 Err(error) => {
@@ -117,7 +111,7 @@ impl Host {
                 back,
                 ahead,
             } => {
-                self.offsets.heard(addr, wall_ms, back, now);
+                self.wall.offsets.heard(addr, wall_ms, back, now);
                 self.peers.set_clock_ahead(addr, ahead);
             }
             Frame::Takes {
@@ -146,15 +140,11 @@ impl Host {
                     .cluster
                     .is_some_and(|cluster| cluster != route.cluster);
                 match self.replicas.get(&route.group).filter(|_| !foreign) {
-                    Some((replica, _)) => replica.asked(addr, from.identity.id, route, call, ask),
+                    Some(replica) => replica.asked(addr, from.identity.id, route, call, ask),
                     None => self.exchange.tell(
                         addr,
                         &Frame::Answer {
-                            route: Route {
-                                from: route.to,
-                                to: route.from,
-                                ..route
-                            },
+                            route: route.back(),
                             call,
                             answer: Answer::Refused(if foreign {
                                 "the frame is of another cluster than its sender".into()
@@ -194,7 +184,7 @@ impl Host {
 
     /// A peer is reachable again: replication to it need not wait for the end of its back-off.
     pub(super) fn resume_replication(&self, addr: &str) {
-        for (replica, _) in self.replicas.values() {
+        for replica in self.replicas.values() {
             let metrics = metrics(replica);
             if metrics.state != ServerState::Leader {
                 continue;
@@ -231,7 +221,7 @@ impl Host {
                         let name = record.name.clone();
                         link.durable(&ToStorage::SaveNodeRecord { record }).await;
                         let _ = report.send(Event::Saved(name));
-                        wake.wake();
+                        wake.notify_one();
                     });
                 }
             }

@@ -160,13 +160,7 @@ impl Cluster {
             let topology = Topology {
                 shards: 1,
                 readers: 1,
-                sizes: RingSizes {
-                    log: ring,
-                    client: ring,
-                    peer: ring,
-                    bulk: ring,
-                    read: ring,
-                },
+                sizes: RingSizes::each(ring),
             };
             let config = config(number, timing, &change);
             let json = serde_json::to_string(&config).expect("configuration");

@@ -3,7 +3,7 @@
 use super::lock;
 use mareedb_ipc::wire::RandomId;
 use mareedb_ipc::wire::gateway::{FromConsensus, Target, ToConsensus};
-use mareedb_ipc::wire::peer::{DownReason, PEER_PROTOCOL, PeerHello, PeerIn, PeerOut};
+use mareedb_ipc::wire::peer::{DownReason, PEER_PROTOCOL, PeerHello, PeerIn, PeerOut, Way};
 use mareedb_ipc::wire::view::{ClusterView, NodeIdentity};
 use mareedb_ipc::{Bell, Inheritance, Lane, Receiver, Role, Sender, Waiter};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -53,9 +53,20 @@ struct Port {
     targets: Vec<Target>,
     up: BTreeSet<String>,
     client: (Sender, Receiver, VecDeque<ToConsensus>),
-    peer: (Sender, Receiver, VecDeque<PeerIn>),
-    bulk: (Sender, Receiver, VecDeque<PeerIn>),
+    peer: PeerLane,
+    bulk: PeerLane,
     open: BTreeMap<u64, Asker<FromConsensus>>,
+}
+
+type PeerLane = (Sender, Receiver, VecDeque<PeerIn>);
+
+impl Port {
+    fn lane(&mut self, way: Way) -> &mut PeerLane {
+        match way {
+            Way::Peer => &mut self.peer,
+            Way::Bulk => &mut self.bulk,
+        }
+    }
 }
 
 impl Network {
@@ -213,8 +224,8 @@ fn turn(ports: &mut [Port], shared: &Shared) {
     }
     for from in 0..ports.len() {
         connect(ports, from, &cut);
-        for bulk in [false, true] {
-            carry(ports, from, bulk, &cut);
+        for way in [Way::Peer, Way::Bulk] {
+            carry(ports, from, way, &cut);
         }
     }
     let mut quiet = true;
@@ -302,10 +313,10 @@ fn connect(ports: &mut [Port], from: usize, cut: &BTreeSet<(usize, usize)>) {
     }
 }
 
-fn carry(ports: &mut [Port], from: usize, bulk: bool, cut: &BTreeSet<(usize, usize)>) {
+fn carry(ports: &mut [Port], from: usize, way: Way, cut: &BTreeSet<(usize, usize)>) {
     loop {
         let port = &mut ports[from];
-        let lane = if bulk { &mut port.bulk } else { &mut port.peer };
+        let lane = port.lane(way);
         let Some((message, end)) = lane.1.try_recv::<PeerOut>().expect("a sound ring") else {
             return;
         };
@@ -316,19 +327,11 @@ fn carry(ports: &mut [Port], from: usize, bulk: bool, cut: &BTreeSet<(usize, usi
         match (to, me) {
             (Some(to), Some(me)) if !cut.contains(&(from, to)) => {
                 let from = hello(&ports[from], &me);
-                let lane = if bulk {
-                    &mut ports[to].bulk
-                } else {
-                    &mut ports[to].peer
-                };
+                let lane = ports[to].lane(way);
                 lane.2.push_back(PeerIn::Frame { from, frame });
             }
             _ => {
-                let lane = if bulk {
-                    &mut ports[from].bulk
-                } else {
-                    &mut ports[from].peer
-                };
+                let lane = ports[from].lane(way);
                 lane.2.push_back(PeerIn::Unsent { addr });
             }
         }

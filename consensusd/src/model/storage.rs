@@ -372,11 +372,6 @@ impl Running<'_> {
                     StorageAnswer::Snapshot(meta)
                 }
             },
-            StorageRequest::AbortInstall { install } => {
-                self.receiving.remove(&install);
-                StorageAnswer::Done
-            }
-            StorageRequest::Query(_) => failed("nobody queries the model"),
         }
     }
 }
@@ -413,7 +408,6 @@ fn bootstrapped(content: &Content, epoch: u64, number: u64, generation: RandomId
         generation,
         replicas,
         records: content.records.values().cloned().collect(),
-        fresh: content.records.is_empty(),
     }
 }
 

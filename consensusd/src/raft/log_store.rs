@@ -6,7 +6,11 @@
 //! - Only `save_vote` waits for the disk. Callbacks of appends stay open while storaged is down; openraft never hears of
 //!   a storage error for that.
 
-use super::{C, from_wire_entry, from_wire_vote, log_id, position, to_wire_entry, to_wire_vote};
+use super::marks::Marks;
+use super::{
+    C, encode_membership, from_wire_entry, from_wire_vote, log_id, position, to_wire_entry,
+    to_wire_vote,
+};
 use crate::exchange::Exchange;
 use crate::log_link::{Done, LogLink};
 use crate::planted::{Fault, planted};
@@ -16,7 +20,7 @@ use mareedb_ipc::wire::storage::{
 };
 use openraft::alias::{EntryOf, LogIdOf, VoteOf};
 use openraft::storage::{IOFlushed, RaftLogStorage};
-use openraft::{LogState, OptionalSend, RaftLogReader};
+use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -29,12 +33,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const READ_BYTES_MAX: u32 = 1 << 20;
 /// Bytes of entries in one append operation, and in one request to a peer; what is above is sent in several. One entry
 /// always goes, so that a larger one is never stuck.
-const BATCH_BYTES_MAX: usize = 1 << 20;
+const BATCH_BYTES_MAX: usize = mareedb_config::bounds::BATCH_BYTES_MAX;
 
-/// A recovered entry counts as so many bytes.
-const RECOVERED_ENTRY_BYTES: u64 = 2 << 10;
-/// Bytes between two marks of the log's size.
-const MARK_BYTES: u64 = 256 << 10;
+/// What an entry has beside its payload, here and in messages: its place, lengths, allocations.
+const ENTRY_OVERHEAD_BYTES: usize = 64;
 
 /// The log of a group.
 #[derive(Clone)]
@@ -56,10 +58,7 @@ struct Inner {
     /// The newest entries, contiguous up to `last`.
     tail: VecDeque<(EntryOf<C>, usize)>,
     tail_bytes: usize,
-    /// How many bytes the log had before an index, coarsely: what retention goes by.
-    marks: VecDeque<(u64, u64)>,
-    /// Bytes appended since the start.
-    written: u64,
+    marks: Marks,
     /// Index after the last entry that is known to be durable. A cut gives a new one: what is under way from before it
     /// says nothing of the entries that come after it.
     durable: Arc<AtomicU64>,
@@ -75,8 +74,6 @@ impl LogStore {
     ) -> LogStore {
         let next = state.last.map_or(0, |last| last.index + 1);
         let first = state.purged.map_or(0, |purged| purged.index + 1);
-        // Unknown are the sizes of recovered entries: each counts as a rather large one, so that retention errs early.
-        let recovered = next.saturating_sub(first) * RECOVERED_ENTRY_BYTES;
         LogStore {
             group: state.group,
             // Half of what a message may have: entries cost less here than there.
@@ -94,8 +91,7 @@ impl LogStore {
                 committed: state.committed.map(log_id),
                 tail: VecDeque::new(),
                 tail_bytes: 0,
-                marks: recovered_marks(first, next),
-                written: recovered,
+                marks: Marks::recovered(first, next),
                 durable: Arc::new(AtomicU64::new(next)),
             })),
             cache_bytes_max,
@@ -145,41 +141,30 @@ impl LogStore {
 
     /// About how many bytes the log's entries have.
     pub fn held(&self) -> u64 {
-        let inner = self.inner.lock();
-        let before = inner.marks.front().map_or(0, |(_, before)| *before);
-        inner.written - before
+        self.inner.lock().marks.held()
     }
 
     /// The largest index that can be purged so that at most about `bytes` of the log stay; `None`: it holds no more.
     pub fn beyond(&self, bytes: u64) -> Option<u64> {
         let inner = self.inner.lock();
         let first = inner.purged.map_or(0, |purged| purged.index + 1);
-        let limit = inner.written.checked_sub(bytes)?;
-        let (index, _) = inner
-            .marks
-            .iter()
-            .rev()
-            .find(|(_, before)| *before <= limit)?;
-        index.checked_sub(1).filter(|upto| *upto >= first)
+        inner.marks.beyond(bytes).filter(|upto| *upto >= first)
     }
 }
 
-/// Marks of a log with these entries.
-fn recovered_marks(first: u64, next: u64) -> VecDeque<(u64, u64)> {
-    let step = usize::try_from(MARK_BYTES / RECOVERED_ENTRY_BYTES).unwrap_or(usize::MAX);
-    (first..next)
-        .step_by(step)
-        .chain([next])
-        .map(|index| (index, (index - first) * RECOVERED_ENTRY_BYTES))
-        .collect()
+/// Bytes of an entry. Nothing is copied for it, except of a membership, which is rare.
+fn cost(entry: &EntryOf<C>) -> usize {
+    let payload = match &entry.payload {
+        EntryPayload::Blank => 0,
+        EntryPayload::Normal(payload) => payload.0.len(),
+        EntryPayload::Membership(membership) => encode_membership(membership).len(),
+    };
+    ENTRY_OVERHEAD_BYTES + payload
 }
 
-fn cost(entry: &LogEntry) -> usize {
-    use mareedb_ipc::wire::storage::EntryBody;
-    64 + match &entry.body {
-        EntryBody::Blank => 0,
-        EntryBody::Normal(bytes) | EntryBody::Membership(bytes) => bytes.len(),
-    }
+/// The same of one in wire's words.
+fn wire_cost(entry: &LogEntry) -> usize {
+    ENTRY_OVERHEAD_BYTES + entry.body.payload_bytes()
 }
 
 impl Inner {
@@ -209,15 +194,7 @@ impl Inner {
         // RAFT-2: the log has no holes.
         let expected = self.last.map_or(0, |last| last.index + 1);
         assert_eq!(entry.log_id.index, expected, "RAFT-2: {group} has a hole");
-        let bytes = size as u64;
-        if self
-            .marks
-            .back()
-            .is_none_or(|(_, before)| self.written - before >= MARK_BYTES)
-        {
-            self.marks.push_back((expected, self.written));
-        }
-        self.written += bytes;
+        self.marks.append(expected, size as u64);
         self.last = Some(entry.log_id);
         self.tail_bytes += size;
         self.tail.push_back((entry, size));
@@ -278,7 +255,7 @@ impl LogStore {
                 )));
             }
             for entry in read {
-                let size = cost(&entry);
+                let size = wire_cost(&entry);
                 if !entries.is_empty() && bytes + size > bytes_max {
                     return Ok(entries);
                 }
@@ -389,11 +366,11 @@ impl RaftLogStorage<C> for LogStore {
             let mut bytes = 0;
             while let Some(entry) = entries.next() {
                 let wire = to_wire_entry(&entry);
-                let size = cost(&wire);
+                let size = wire_cost(&wire);
                 bytes += size;
                 batch.push(wire);
                 shown.push((entry, size));
-                let next = entries.peek().map(|next| cost(&to_wire_entry(next)));
+                let next = entries.peek().map(cost);
                 if next.is_some_and(|next| bytes + next > self.batch_bytes_max) {
                     break;
                 }
@@ -459,9 +436,7 @@ impl RaftLogStorage<C> for LogStore {
             let dropped = inner.tail.pop_back().map_or(0, |(_, size)| size);
             inner.tail_bytes -= dropped;
         }
-        while inner.marks.back().is_some_and(|(index, _)| *index > keep) {
-            inner.marks.pop_back();
-        }
+        inner.marks.cut(keep);
         inner.last = last;
         let durable = inner.durable.load(Ordering::Relaxed).min(keep);
         inner.durable = Arc::new(AtomicU64::new(durable));
@@ -483,14 +458,7 @@ impl RaftLogStorage<C> for LogStore {
             let dropped = inner.tail.pop_front().map_or(0, |(_, size)| size);
             inner.tail_bytes -= dropped;
         }
-        // The mark before the first entry stays, so that the size is known.
-        while inner
-            .marks
-            .get(1)
-            .is_some_and(|(index, _)| *index <= upto.index + 1)
-        {
-            inner.marks.pop_front();
-        }
+        inner.marks.purge(upto.index + 1);
         inner.purged = Some(upto);
         inner.durable.fetch_max(upto.index + 1, Ordering::Relaxed);
         if inner.last.is_none_or(|last| last.index < upto.index) {
@@ -502,30 +470,5 @@ impl RaftLogStorage<C> for LogStore {
 
 /// What the entries of a request cost in the log.
 pub fn request_bytes(entries: &[EntryOf<C>]) -> usize {
-    entries
-        .iter()
-        .map(|entry| cost(&to_wire_entry(entry)))
-        .sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A process that is restarted often must bound its log all the same.
-    #[test]
-    fn a_recovered_log_can_be_purged_in_parts() {
-        let marks = recovered_marks(10, 1_010);
-        assert_eq!(marks.front(), Some(&(10, 0)));
-        assert_eq!(marks.back(), Some(&(1_010, 1_000 * RECOVERED_ENTRY_BYTES)));
-        let apart = |(a, b): (&(u64, u64), &(u64, u64))| b.1 - a.1;
-        assert!(
-            marks
-                .iter()
-                .zip(marks.iter().skip(1))
-                .map(apart)
-                .all(|bytes| bytes <= MARK_BYTES)
-        );
-        assert_eq!(recovered_marks(5, 5), VecDeque::from([(5, 0)]));
-    }
+    entries.iter().map(cost).sum()
 }

@@ -3,7 +3,9 @@
 //! openraft's node id is a *replica id*, allocated per placement and never reused (RAFT-5); its node payload says where
 //! the replica lives. `leader_id_std` gives at most one leader a term (RAFT-1).
 
+mod append_stream;
 pub mod log_store;
+mod marks;
 pub mod network;
 pub mod state_machine;
 

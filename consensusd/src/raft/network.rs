@@ -1,13 +1,15 @@
 //! openraft's network over the exchange of frames.
 
+use super::append_stream::Appending;
 use super::state_machine::{SnapshotHandle, from_wire_meta};
 use super::{C, Place};
-use crate::exchange::{Exchange, Lost, Way};
+use crate::exchange::{Exchange, Lost};
 use crate::frames::{Answer, Ask, Route};
 use crate::log_link::LogLink;
 use crate::rt;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
+use mareedb_ipc::wire::peer::Way;
 use mareedb_ipc::wire::storage::{StorageAnswer, StorageRequest};
 use mareedb_ipc::wire::{GroupId, RandomId, ReplicaId};
 use openraft::OptionalSend;
@@ -21,17 +23,11 @@ use openraft::raft::{
 };
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Bytes after which a snapshot part ends. Small, since one entry of the tree above it may come whole.
 const CHUNK_BYTES: u32 = 64 << 10;
-/// Requests of a stream without an answer; more wait in openraft, not in rings and outboxes.
-const OPEN_MAX: u64 = 64;
-
-/// A request that only says how far the leader has committed waits so long for entries to go with: it makes a follower apply, which
-/// nobody waits for, and would otherwise double the frames of a leader with one client.
-const COMMIT_HOLD: Duration = Duration::from_millis(5);
 
 /// How long a part of a snapshot may take, the last one's installation included. An answer that was lost is waited for as long.
 const PART_LIMIT: Duration = Duration::from_secs(30);
@@ -80,14 +76,14 @@ impl RaftNetworkFactory<C> for Factory {
     }
 }
 
-fn failed(lost: Lost) -> RPCError<C> {
+pub(super) fn failed(lost: Lost) -> RPCError<C> {
     match lost {
         Lost::Disconnected(_) => RPCError::Unreachable(Unreachable::new(&lost)),
         _ => RPCError::Network(NetworkError::new(&lost)),
     }
 }
 
-fn unexpected<T>(answer: &Answer) -> Result<T, RPCError<C>> {
+pub(super) fn unexpected<T>(answer: &Answer) -> Result<T, RPCError<C>> {
     Err(RPCError::Network(NetworkError::from_string(format!(
         "unexpected answer {answer:?}"
     ))))
@@ -255,17 +251,8 @@ impl RaftNetworkV2<C> for Connection {
                 Ok(opened) => opened,
                 Err(lost) => return futures::stream::iter([Err(failed(lost))]).boxed(),
             };
-            let appending = Appending {
-                input: Some(futures::stream::iter([first]).chain(input)),
-                call,
-                answers,
-                sequence: 0,
-                open: 0,
-                held: None,
-                patience,
-                waits_since: rt::now(),
-                ended: false,
-            };
+            let input = futures::stream::iter([first]).chain(input);
+            let appending = Appending::new(input, call, answers, patience);
             futures::stream::unfold(appending, |mut state| async move {
                 let item = state.next().await?;
                 Some((item, state))
@@ -334,107 +321,10 @@ impl RaftNetworkV2<C> for Connection {
     }
 }
 
-/// One stream of appends.
-struct Appending<S> {
-    input: Option<S>,
-    call: crate::exchange::StreamCall,
-    answers: tokio::sync::mpsc::UnboundedReceiver<Result<Answer, Lost>>,
-    sequence: u64,
-    /// Questions without an answer.
-    open: u64,
-    /// A request without entries, and until when it waits. The next one says what it says.
-    held: Option<(AppendEntriesRequest<C>, Instant)>,
-    patience: Duration,
-    /// When the oldest open question was asked, or the one before it was answered.
-    waits_since: Instant,
-    ended: bool,
-}
-
-impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
-    async fn next(&mut self) -> Option<Result<StreamAppendResult<C>, RPCError<C>>> {
-        loop {
-            if self.ended || (self.input.is_none() && self.open == 0) {
-                return None;
-            }
-            let deadline = self.waits_since + self.patience;
-            let held = self.held.as_ref().map_or(deadline, |(_, until)| *until);
-            tokio::select! {
-                biased;
-                answer = self.answers.recv() => {
-                    self.open = self.open.saturating_sub(1);
-                    self.waits_since = rt::now();
-                    let item = match answer {
-                        Some(Ok(Answer::Stream(result))) => Ok(result),
-                        Some(Ok(other)) => unexpected(&other),
-                        Some(Err(lost)) => Err(failed(lost)),
-                        None => Err(RPCError::Network(NetworkError::from_string("the stream has ended"))),
-                    };
-                    self.ended = !matches!(item, Ok(Ok(_)));
-                    return Some(item);
-                }
-                request = async { self.input.as_mut().expect("checked by the guard").next().await },
-                    if self.input.is_some() && self.open < OPEN_MAX => {
-                    let Some(request) = request else {
-                        self.input = None;
-                        if let Some((request, _)) = self.held.take()
-                            && let Err(lost) = self.send(request)
-                        {
-                            return Some(Err(failed(lost)));
-                        }
-                        continue;
-                    };
-                    // The first one may be a question about the follower's log.
-                    if request.entries.is_empty() && self.sequence > 0 {
-                        let until = match self.held.take() {
-                            Some((_, until)) => until,
-                            None => rt::now() + COMMIT_HOLD,
-                        };
-                        self.held = Some((request, until));
-                        continue;
-                    }
-                    self.held = None;
-                    if let Err(lost) = self.send(request) {
-                        return Some(Err(failed(lost)));
-                    }
-                }
-                () = rt::sleep_until(held), if self.held.is_some() && self.open < OPEN_MAX => {
-                    if let Some((request, _)) = self.held.take()
-                        && let Err(lost) = self.send(request)
-                    {
-                        return Some(Err(failed(lost)));
-                    }
-                }
-                () = rt::sleep_until(deadline), if self.open > 0 => {
-                    self.ended = true;
-                    return Some(Err(RPCError::Network(NetworkError::from_string("no answer in time"))));
-                }
-            }
-        }
-    }
-
-    fn send(&mut self, request: AppendEntriesRequest<C>) -> Result<(), Lost> {
-        let ask = Ask::Stream {
-            stream: self.call.name(),
-            sequence: self.sequence,
-            request,
-        };
-        self.sequence += 1;
-        if self.open == 0 {
-            self.waits_since = rt::now();
-        }
-        self.open += 1;
-        self.ended = true;
-        self.call.send(ask)?;
-        self.ended = false;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::takes::Takes;
-    use crate::wake::Wake;
     use mareedb_ipc::testing::NodeInProcess;
     use mareedb_ipc::wire::FIRST_DATA_GROUP;
     use mareedb_ipc::wire::storage::{FromStorage, SnapshotMeta, ToStorage};
@@ -455,11 +345,10 @@ mod tests {
         let mut consensus = node.attach(Role::Consensus);
         let mut storage = node.attach(Role::Storage);
         let mut receiver = storage.receiver(Role::Consensus, Lane::Log(0));
-        let wake = Arc::new(Wake::default());
         let sender = consensus.sender(Role::Storage, Lane::Log(0));
-        let link = LogLink::new(sender, wake.clone());
+        let link = LogLink::new(sender, Arc::default());
         let peer = consensus.sender(Role::Gateway, Lane::Peer);
-        let peer = Outbox::before(&peer, wake);
+        let peer = Outbox::before(&peer, || {});
         let mut factory = Factory {
             exchange: Exchange::new(peer.clone(), peer, Takes::new(1 << 20, 1 << 20)),
             link: link.clone(),

@@ -59,9 +59,7 @@ pub(super) fn read_error(error: ReadError, stale: bool) -> Attempt {
                 "this node has not applied the revision that is asked for; its newest is {newest}"
             ),
         ),
-        ReadError::FutureRevision { .. } => {
-            Attempt::Final(ApiError::new(ErrorCode::BadRequest, message))
-        }
+        ReadError::FutureRevision { .. } => Attempt::Final(ApiError::bad_request(message)),
         ReadError::Storage(_) => Attempt::Unproposed(ErrorCode::NotReady, message),
         ReadError::KeyTooLarge { .. } => {
             Attempt::Final(ApiError::new(ErrorCode::KeyTooLarge, message))
@@ -83,7 +81,7 @@ pub(super) fn refusal(outcome: Outcome) -> ApiError {
             ErrorCode::QuotaExceeded,
             "the data would grow beyond storage.quota_bytes",
         ),
-        Outcome::Invalid { message } => ApiError::new(ErrorCode::BadRequest, message),
+        Outcome::Invalid { message } => ApiError::bad_request(message),
         Outcome::Unsupported => {
             ApiError::new(ErrorCode::Unsupported, "the command is not supported")
         }

@@ -154,7 +154,7 @@ impl Core {
 
     /// The view of this moment.
     pub fn view(&self) -> Option<Arc<ClusterView>> {
-        self.calls.view().borrow().clone()
+        self.calls.current()
     }
 
     /// A number that another one replaces when a group is led by another node.
@@ -178,17 +178,26 @@ impl Core {
         }
     }
 
-    /// Why no group is there: it is forming, or consensusd has not told yet.
-    fn unready(&self) -> Attempt {
+    /// Why this node does not serve yet: consensusd has not told, the cluster is forming, or its groups are not up.
+    pub fn not_ready(&self) -> ApiError {
         let why = match self.view() {
             None => "consensusd has not told yet what it knows".to_owned(),
             Some(view) => match (&view.refused, &view.forming) {
                 (Some(refused), _) => refused.message.clone(),
                 (None, Some(forming)) => format!("the cluster is forming: {}", forming.message),
+                (None, None) if view.groups.iter().any(|group| group.leader.is_none()) => {
+                    "no leader is known".to_owned()
+                }
                 (None, None) => "the replicas of this node are starting".to_owned(),
             },
         };
-        Attempt::Unproposed(ErrorCode::NotReady, why)
+        ApiError::new(ErrorCode::NotReady, why)
+    }
+
+    /// The same of an attempt that found no group.
+    fn unready(&self) -> Attempt {
+        let why = self.not_ready();
+        Attempt::Unproposed(why.code, why.message)
     }
 
     fn leader_of(&self, group: GroupId) -> Result<Leader, Attempt> {
@@ -196,7 +205,7 @@ impl Core {
         let Some(view) = view.as_deref() else {
             return Err(self.unready());
         };
-        let Some(state) = view.groups.iter().find(|state| state.id == group) else {
+        let Some(state) = view.group(group) else {
             return Err(self.unready());
         };
         match state.leader {
@@ -205,7 +214,7 @@ impl Core {
                 answers::no_leader(view, state),
             )),
             Some(leader) if view.me.id == Some(leader) => Ok(Leader::Here),
-            Some(leader) => match view.members.iter().find(|member| member.id == leader) {
+            Some(leader) => match view.member(leader) {
                 Some(member) => Ok(Leader::At(member.addr.clone())),
                 None => Err(self.unready()),
             },
@@ -214,7 +223,7 @@ impl Core {
 
     /// Waits for a new view, or a moment.
     async fn pause(&self, deadline: Instant) {
-        let mut view = self.calls.view();
+        let mut view = self.calls.watch_view();
         let moment = sleep(PAUSE.min(deadline.saturating_duration_since(Instant::now())));
         tokio::select! {
             _ = view.changed() => {}
@@ -230,7 +239,7 @@ impl Core {
         leader: &Leader,
         asked: impl Future<Output = Result<T, Attempt>>,
     ) -> Result<T, Attempt> {
-        let mut view = self.calls.view();
+        let mut view = self.calls.watch_view();
         let moved = async {
             while view.changed().await.is_ok() {
                 if self.leader_of(group).is_ok_and(|now| now != *leader) {

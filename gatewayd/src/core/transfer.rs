@@ -20,13 +20,13 @@ impl Core {
     /// NO_QUORUM: nobody leads, or the leader cannot be reached. OUTCOME_UNKNOWN: it was asked for, and has not come about by `deadline`.
     pub async fn transfer_to(&self, name: &str, deadline: Instant) -> Result<String, ApiError> {
         let view = self.view().filter(|view| !view.groups.is_empty());
-        let view = view.ok_or_else(|| self.unready().told())?;
+        let view = view.ok_or_else(|| self.not_ready())?;
         if !name.is_empty() {
-            let to = id_of(&view, name).ok_or_else(|| {
+            let to = view.member_named(name).ok_or_else(|| {
                 ApiError::new(ErrorCode::NotFound, format!("no member is called '{name}'"))
             })?;
             let all = view.groups.iter().map(|group| group.id).collect();
-            return self.bring(to, all, BTreeSet::new(), deadline).await;
+            return self.bring(to.id, all, BTreeSet::new(), deadline).await;
         }
         if view.members.len() < 2 {
             let alone = "the cluster has no other member that could lead";
@@ -37,11 +37,11 @@ impl Core {
         let led = view.groups.iter();
         let led = led.filter(|group| group.leader == Some(leader));
         let led = led.map(|group| group.id).collect();
-        let to = id_of(&view, &heir).ok_or_else(|| {
+        let to = view.member_named(&heir).ok_or_else(|| {
             let what = format!("leadership goes to '{heir}', whom this node does not know");
             ApiError::new(ErrorCode::OutcomeUnknown, what).with_remedy(LOOK)
         })?;
-        self.bring(to, led, BTreeSet::from([leader]), deadline)
+        self.bring(to.id, led, BTreeSet::from([leader]), deadline)
             .await
     }
 
@@ -53,9 +53,7 @@ impl Core {
         loop {
             let mut why = self.unready();
             let view = self.view();
-            let meta = view
-                .as_ref()
-                .and_then(|view| view.groups.iter().find(|group| group.id == META_GROUP));
+            let meta = view.as_ref().and_then(|view| view.group(META_GROUP));
             if let (Some(view), Some(meta)) = (&view, meta) {
                 why = Attempt::Unproposed(ErrorCode::NoQuorum, no_leader(view, meta));
                 if let Some(leader) = meta.leader {
@@ -82,7 +80,7 @@ impl Core {
         deadline: Instant,
     ) -> Result<String, ApiError> {
         loop {
-            let view = self.view().ok_or_else(|| self.unready().told())?;
+            let view = self.view().ok_or_else(|| self.not_ready())?;
             let elsewhere = elsewhere(&view, &groups, to);
             let Some(first) = elsewhere.first() else {
                 return Ok(name_of(&view, to));
@@ -132,8 +130,7 @@ impl Core {
                 let request = AdminRequest::TransferLeadership { to };
                 return Ok(self.calls.admin(request).await);
             }
-            let member = view.members.iter().find(|member| member.id == leader);
-            let member = member.ok_or_else(|| self.unready())?;
+            let member = view.member(leader).ok_or_else(|| self.unready())?;
             let call = Call::Transfer {
                 to: to.map(|NodeId(id)| id),
             };
@@ -169,12 +166,7 @@ fn elsewhere<'a>(view: &'a ClusterView, groups: &[GroupId], to: NodeId) -> Vec<&
     groups.filter(|group| group.leader != Some(to)).collect()
 }
 
-fn id_of(view: &ClusterView, name: &str) -> Option<NodeId> {
-    let member = view.members.iter().find(|member| member.name == name)?;
-    Some(member.id)
-}
-
 fn name_of(view: &ClusterView, id: NodeId) -> String {
-    let member = view.members.iter().find(|member| member.id == id);
+    let member = view.member(id);
     member.map(|member| member.name.clone()).unwrap_or_default()
 }

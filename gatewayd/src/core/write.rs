@@ -137,8 +137,8 @@ impl Core {
 
     /// Whether a command fits what carries it: the rings hold the largest request, and some more for what is around it.
     fn check_command(&self, command: &Bytes) -> Result<(), Attempt> {
-        let max = self.config.limits.request_bytes_max + MESSAGE_EXTRA_BYTES / 2;
-        if command.len() as u64 <= max {
+        let max = self.config.limits.request_bytes_max;
+        if command.len() as u64 <= max + MESSAGE_EXTRA_BYTES / 2 {
             return Ok(());
         }
         Err(Attempt::Final(ApiError::new(

@@ -1,7 +1,7 @@
 //! Bounds of ranges, and how a range goes on after a page.
 
-use super::bad;
 use bytes::Bytes;
+use mareedb_api::keys::after_prefix;
 use mareedb_api::{ApiError, v1};
 use std::fmt::Arguments;
 
@@ -14,23 +14,11 @@ pub(super) fn bounds(
 ) -> Result<(Bytes, Bytes), ApiError> {
     match prefix {
         None => Ok((start.clone(), end.clone())),
-        Some(_) if !start.is_empty() || !end.is_empty() => Err(bad(format!(
+        Some(_) if !start.is_empty() || !end.is_empty() => Err(ApiError::bad_request(format!(
             "{at} has a prefix, and a start or an end: give one or the other"
         ))),
         Some(prefix) => Ok((prefix.clone(), after_prefix(prefix))),
     }
-}
-
-/// First key after every key with this prefix; empty: there is none.
-fn after_prefix(prefix: &[u8]) -> Bytes {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if last < 0xff {
-            end.push(last + 1);
-            break;
-        }
-    }
-    end.into()
 }
 
 /// Makes a request ask for what follows a page that ended before `next`: within the same bounds, and at the page's revision, so that all

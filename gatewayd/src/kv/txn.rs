@@ -1,7 +1,7 @@
 //! Transactions: what a request says, in the command that the log carries.
 
 use super::range::bounds;
-use super::{bad, to_result};
+use super::to_result;
 use crate::core::Core;
 use mareedb_api::v1;
 use mareedb_api::{ApiError, ErrorCode};
@@ -21,7 +21,7 @@ impl Core {
             .max(request.success.len())
             .max(request.failure.len());
         if operations as u64 > limits.txn_operations_max {
-            return Err(bad(format!(
+            return Err(ApiError::bad_request(format!(
                 "the transaction has {operations} operations, at most {}",
                 limits.txn_operations_max
             )));
@@ -37,7 +37,7 @@ impl Core {
             failure: self.operations("failure", request.failure)?,
         };
         if txn.compare.is_empty() && txn.success.is_empty() && txn.failure.is_empty() {
-            return Err(bad("the transaction is empty"));
+            return Err(ApiError::bad_request("the transaction is empty"));
         }
         let done = self
             .transact(txn, &request.idempotency_key, request.timeout_ms)
@@ -59,7 +59,7 @@ impl Core {
             Ok(Operator::Greater) => CompareOp::Greater,
             Err(_) => {
                 let op = compare.op;
-                return Err(bad(format!(
+                return Err(ApiError::bad_request(format!(
                     "compare[{i}].op is {op}, which is no operator"
                 )));
             }
@@ -72,7 +72,7 @@ impl Core {
             Some(Target::Version(version)) => CompareTarget::Version(version),
             Some(Target::CreateRevision(revision)) => CompareTarget::CreateRevision(revision),
             Some(Target::ModRevision(revision)) => CompareTarget::ModRevision(revision),
-            None => return Err(bad(format!("compare[{i}] has no target"))),
+            None => return Err(ApiError::bad_request(format!("compare[{i}] has no target"))),
         };
         Ok(Compare {
             key: compare.key,
@@ -115,12 +115,16 @@ impl Core {
                         limit: self.page_items(range.limit),
                     }
                 }
-                None => return Err(bad(format!("{list}[{i}] is an operation of no kind"))),
+                None => {
+                    return Err(ApiError::bad_request(format!(
+                        "{list}[{i}] is an operation of no kind"
+                    )));
+                }
             };
             if let Op::Put { key, .. } | Op::Delete { key } = &op
                 && let Some(first) = written.insert(key.clone(), i)
             {
-                return Err(bad(format!(
+                return Err(ApiError::bad_request(format!(
                     "{list}[{first}] and {list}[{i}] write the same key"
                 )));
             }

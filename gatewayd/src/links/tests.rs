@@ -12,11 +12,6 @@ fn later() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-struct Quiet;
-impl mareedb_ipc::Alarm for Quiet {
-    fn wake(&self) {}
-}
-
 fn gateway(node: &NodeInProcess) -> Pump {
     let mut own = node.attach(Role::Gateway);
     let lanes = Lanes {
@@ -31,7 +26,7 @@ fn gateway(node: &NodeInProcess) -> Pump {
             own.receiver(Role::Storage, Lane::Read(0)),
         )],
     };
-    let outbox = |sender: &Sender| Outbox::before(sender, Arc::new(Quiet));
+    let outbox = |sender: &Sender| Outbox::before(sender, || {});
     let (client, peer, bulk) = (
         outbox(&lanes.to_client),
         outbox(&lanes.to_peer),

@@ -1,12 +1,12 @@
 //! Serves a stream that another node has dialled.
 
-use super::frame::{Call, Codec, Frame, Purpose, Reply};
+use super::frame::{Call, Codec, Frame, Reply};
 use super::{Peers, objection};
 use crate::core::Core;
 use futures::{SinkExt, StreamExt};
 use mareedb_ipc::wire::command::Command;
 use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError};
-use mareedb_ipc::wire::peer::{PeerHello, PeerIn};
+use mareedb_ipc::wire::peer::{PeerHello, PeerIn, Way};
 use mareedb_ipc::wire::{NodeId, decode};
 use std::io;
 use std::sync::Arc;
@@ -51,31 +51,32 @@ pub async fn serve(core: Arc<Core>, peers: Arc<Peers>, stream: TcpStream) -> io:
         return framed.send(Frame::Reject(why)).await;
     }
     framed.send(Frame::Accept(Box::new(mine))).await?;
-    match purpose {
-        Purpose::Peer | Purpose::Bulk => {
-            serve_frames(&peers, &hello, purpose == Purpose::Bulk, framed).await
-        }
-        Purpose::Client => serve_calls(core, framed).await,
+    match purpose.way() {
+        Some(way) => serve_frames(&peers, hello, way, framed).await,
+        None => serve_calls(core, framed).await,
     }
 }
 
 async fn serve_frames(
     peers: &Peers,
-    hello: &PeerHello,
-    bulk: bool,
+    hello: PeerHello,
+    way: Way,
     mut framed: Framed<TcpStream, Codec>,
 ) -> io::Result<()> {
+    // It goes into each message, and comes back.
+    let mut from = Box::new(hello);
     while let Some(frame) = framed.next().await {
         let Frame::Peer(frame) = frame? else {
             return Err(io::Error::other(
                 "a stream of peer frames has another frame",
             ));
         };
-        let message = PeerIn::Frame {
-            from: Box::new(hello.clone()),
-            frame,
+        let message = PeerIn::Frame { from, frame };
+        peers.tell(&message, way);
+        let PeerIn::Frame { from: back, .. } = message else {
+            unreachable!("it was made a frame");
         };
-        peers.tell(&message, bulk);
+        from = back;
     }
     Ok(())
 }

@@ -47,12 +47,12 @@ impl Drop for Up<'_> {
 
 impl Dial {
     fn down(&self, why: DownReason) {
-        if self.purpose != Purpose::Client {
+        if let Some(way) = self.purpose.way() {
             let message = PeerIn::Down {
                 addr: self.addr.clone(),
                 why,
             };
-            self.peers.tell(&message, self.purpose == Purpose::Bulk);
+            self.peers.tell(&message, way);
         }
     }
 
@@ -74,12 +74,12 @@ impl Dial {
                         calls: HashMap::new(),
                     });
                     let up = Up(&self);
-                    if self.purpose != Purpose::Client {
+                    if let Some(way) = self.purpose.way() {
                         let message = PeerIn::Up {
                             addr: self.addr.clone(),
                             peer: hello,
                         };
-                        self.peers.tell(&message, self.purpose == Purpose::Bulk);
+                        self.peers.tell(&message, way);
                     }
                     if let Err(error) = self.talk(stream, &mut waiting).await {
                         tracing::debug!(addr = self.addr, purpose = ?self.purpose, %error, "stream ended");
@@ -181,15 +181,25 @@ impl Dial {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::peer::TARGETS_MAX;
     use mareedb_ipc::testing::NodeInProcess;
     use mareedb_ipc::wire::RandomId;
     use mareedb_ipc::wire::gateway::Target;
     use mareedb_ipc::wire::view::NodeIdentity;
-    use mareedb_ipc::{Alarm, Lane, Outbox, Role};
+    use mareedb_ipc::{Lane, Outbox, Role};
+    use std::collections::BTreeMap;
+    use tokio::task::AbortHandle;
 
-    struct Silent;
-    impl Alarm for Silent {
-        fn wake(&self) {}
+    fn me() -> NodeIdentity {
+        NodeIdentity {
+            name: "node1".into(),
+            id: None,
+            incarnation: RandomId(1),
+            cluster: None,
+            addr: "127.0.0.1:7001".into(),
+            rest_addr: String::new(),
+            version: String::new(),
+        }
     }
 
     #[tokio::test]
@@ -199,19 +209,10 @@ mod tests {
         let mut consensus = node.attach(Role::Consensus);
         let mut lane = gateway.sender(Role::Consensus, Lane::Peer);
         let mut told = consensus.receiver(Role::Gateway, Lane::Peer);
-        let outbox = Outbox::before(&lane, Arc::new(Silent));
+        let outbox = Outbox::before(&lane, || {});
         let bulk = gateway.sender(Role::Consensus, Lane::Bulk);
-        let bulk = Outbox::before(&bulk, Arc::new(Silent));
+        let bulk = Outbox::before(&bulk, || {});
         let peers = Peers::new(RandomId(1), outbox.clone(), bulk);
-        let me = NodeIdentity {
-            name: "node1".into(),
-            id: None,
-            incarnation: RandomId(1),
-            cluster: None,
-            addr: "127.0.0.1:7001".into(),
-            rest_addr: String::new(),
-            version: String::new(),
-        };
         // A port that was free a moment ago: nobody listens there.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = port.local_addr().unwrap().to_string();
@@ -220,7 +221,7 @@ mod tests {
             addr: addr.clone(),
             node: None,
         };
-        peers.set_targets(&me, &[target]);
+        peers.set_targets(&me(), &[target]);
         let mut refusals = 0;
         let told_often = async {
             while refusals < 3 {
@@ -236,6 +237,43 @@ mod tests {
             }
         };
         timeout(Duration::from_secs(20), told_often).await.unwrap();
-        peers.set_targets(&me, &[]);
+        peers.set_targets(&me(), &[]);
+    }
+
+    #[tokio::test]
+    async fn of_too_many_addresses_some_are_dialled_and_only_as_long_as_they_are_told() {
+        let node = NodeInProcess::small("{}");
+        let mut gateway = node.attach(Role::Gateway);
+        let lane = gateway.sender(Role::Consensus, Lane::Peer);
+        let outbox = Outbox::before(&lane, || {});
+        let peers = Peers::new(RandomId(1), outbox.clone(), outbox);
+        let tasks = || -> Vec<AbortHandle> {
+            let inner = peers.inner.lock();
+            let dialled = inner.dialled.values().flat_map(BTreeMap::values);
+            dialled.map(|dialled| dialled.task.clone()).collect()
+        };
+        // Addresses of this machine where nobody listens.
+        let target = |n: usize| Target {
+            addr: format!("127.1.{}.{}:1", n / 250, n % 250 + 1),
+            node: None,
+        };
+        let targets: Vec<Target> = (0..1_000).map(target).collect();
+        peers.set_targets(&me(), &targets);
+        let all = tasks();
+        assert_eq!(all.len(), 3 * TARGETS_MAX);
+        // Some of them begin.
+        tokio::task::yield_now().await;
+        peers.set_targets(&me(), &targets[..1]);
+        assert_eq!(tasks().len(), 3);
+        let left = || all.iter().filter(|task| !task.is_finished()).count();
+        for _ in 0..1_000 {
+            if left() == 3 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(left(), 3);
+        assert!(tasks().iter().all(|task| !task.is_finished()));
+        peers.set_targets(&me(), &[]);
     }
 }

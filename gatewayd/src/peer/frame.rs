@@ -1,8 +1,9 @@
 //! The peer stream's frames (docs/formats/peer-stream.md): after the magic word, u32 length, u8 kind, payload.
 
 use bytes::{Buf, Bytes, BytesMut};
+use mareedb_config::{MESSAGE_EXTRA_BYTES, bounds};
 use mareedb_ipc::wire::gateway::ConsensusError;
-use mareedb_ipc::wire::peer::PeerHello;
+use mareedb_ipc::wire::peer::{PeerHello, Way};
 use mareedb_ipc::wire::read::{ReadError, ReadRequest, ReadResponse};
 use mareedb_ipc::wire::{GroupId, decode, encode};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,11 @@ use tokio_util::codec::{Decoder, Encoder};
 pub const MAGIC: &[u8; 8] = b"MAREEDB1";
 /// The longest frame.
 pub const FRAME_BYTES_MAX: usize = 8 << 20;
+// The largest request that a configuration allows is forwarded in one.
+const _: () = assert!(
+    bounds::REQUEST_BYTES_MAX as u64 + MESSAGE_EXTRA_BYTES <= FRAME_BYTES_MAX as u64,
+    "a forwarded request fits a frame"
+);
 const HEAD_BYTES: usize = 5;
 
 /// What a stream is for. Between nodes.
@@ -24,6 +30,25 @@ pub enum Purpose {
     Bulk,
     /// Calls that this node's clients make and the other node serves.
     Client,
+}
+
+impl Purpose {
+    /// Which of consensusd's frames the stream carries; `None`: none.
+    pub fn way(self) -> Option<Way> {
+        match self {
+            Purpose::Peer => Some(Way::Peer),
+            Purpose::Bulk => Some(Way::Bulk),
+            Purpose::Client => None,
+        }
+    }
+}
+impl From<Way> for Purpose {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Peer => Purpose::Peer,
+            Way::Bulk => Purpose::Bulk,
+        }
+    }
 }
 
 /// A frame.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use frame::{Call, Frame, Purpose, Reply};
 use mareedb_ipc::Outbox;
 use mareedb_ipc::wire::gateway::Target;
-use mareedb_ipc::wire::peer::{DownReason, PEER_PROTOCOL, PeerHello, PeerIn, PeerOut};
+use mareedb_ipc::wire::peer::{DownReason, PEER_PROTOCOL, PeerHello, PeerIn, PeerOut, Way};
 use mareedb_ipc::wire::view::NodeIdentity;
 use mareedb_ipc::wire::{NodeId, RandomId};
 use parking_lot::Mutex;
@@ -25,6 +25,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+/// Addresses that are dialled at most, with a stream for each purpose. consensusd holds itself to it, too; until a cluster is formed
+/// strangers have a say in what it tells.
+const TARGETS_MAX: usize = 256;
 /// Bytes that may wait for one stream.
 const WAITING_BYTES_MAX: usize = 32 << 20;
 
@@ -42,7 +45,10 @@ pub struct Peers {
 #[derive(Default)]
 struct Inner {
     me: Option<NodeIdentity>,
-    dialled: BTreeMap<(String, Purpose), Dialled>,
+    /// By address, which is looked up for each frame.
+    dialled: BTreeMap<String, BTreeMap<Purpose, Dialled>>,
+    /// Whether more was told than is dialled, which is said once.
+    crowded: bool,
 }
 
 struct Dialled {
@@ -106,78 +112,92 @@ impl Peers {
         let _ = self.known.subscribe().wait_for(|known| *known).await;
     }
 
-    /// Keeps streams with these targets, and with no others.
+    /// Keeps streams with these targets, of too many with the first ones, and with no others.
     pub fn set_targets(self: &Arc<Self>, me: &NodeIdentity, targets: &[Target]) {
         let mut inner = self.inner.lock();
         // Another identity (a cluster was formed) is presented by new streams.
         let redial = inner.me.as_ref() != Some(me);
         inner.me = Some(me.clone());
         self.known.send_replace(true);
-        inner.dialled.retain(|(addr, _), dialled| {
-            let kept = !redial
-                && targets
-                    .iter()
-                    .any(|target| target.addr == *addr && target.node == dialled.node);
-            if !kept {
-                dialled.task.abort();
-            }
-            kept
+        let crowded = targets.len() > TARGETS_MAX;
+        if crowded && !inner.crowded {
+            tracing::warn!(
+                told = targets.len(),
+                dialled = TARGETS_MAX,
+                "more addresses of other nodes are told than are dialled"
+            );
+        }
+        inner.crowded = crowded;
+        let targets = &targets[..targets.len().min(TARGETS_MAX)];
+        inner.dialled.retain(|addr, streams| {
+            streams.retain(|_, dialled| {
+                let kept = !redial
+                    && targets
+                        .iter()
+                        .any(|target| target.addr == *addr && target.node == dialled.node);
+                if !kept {
+                    dialled.task.abort();
+                }
+                kept
+            });
+            !streams.is_empty()
         });
         for target in targets {
+            let streams = inner.dialled.entry(target.addr.clone()).or_default();
             for purpose in [Purpose::Peer, Purpose::Bulk, Purpose::Client] {
-                let key = (target.addr.clone(), purpose);
-                if inner.dialled.contains_key(&key) {
-                    continue;
-                }
-                let (frames, waiting) = mpsc::unbounded_channel();
-                let queue = Queue {
-                    frames,
-                    bytes: Arc::default(),
-                    up: Arc::default(),
-                };
-                let dial = dial::Dial {
-                    peers: self.clone(),
-                    addr: target.addr.clone(),
-                    node: target.node,
-                    purpose,
-                    queue: queue.clone(),
-                };
-                let task = tokio::spawn(dial.run(waiting)).abort_handle();
-                inner.dialled.insert(
-                    key,
-                    Dialled {
-                        node: target.node,
-                        queue,
-                        task,
-                    },
-                );
+                streams
+                    .entry(purpose)
+                    .or_insert_with(|| self.dial(target, purpose));
             }
+        }
+    }
+
+    fn dial(self: &Arc<Self>, target: &Target, purpose: Purpose) -> Dialled {
+        let (frames, waiting) = mpsc::unbounded_channel();
+        let queue = Queue {
+            frames,
+            bytes: Arc::default(),
+            up: Arc::default(),
+        };
+        let dial = dial::Dial {
+            peers: self.clone(),
+            addr: target.addr.clone(),
+            node: target.node,
+            purpose,
+            queue: queue.clone(),
+        };
+        let task = tokio::spawn(dial.run(waiting)).abort_handle();
+        Dialled {
+            node: target.node,
+            queue,
+            task,
         }
     }
 
     fn queue(&self, addr: &str, purpose: Purpose) -> Option<Queue> {
         let inner = self.inner.lock();
-        inner
-            .dialled
-            .get(&(addr.to_owned(), purpose))
-            .map(|dialled| dialled.queue.clone())
+        let dialled = inner.dialled.get(addr)?.get(&purpose)?;
+        Some(dialled.queue.clone())
     }
 
     /// Sends a frame of consensusd.
-    pub fn send(&self, message: PeerOut, bulk: bool) {
+    pub fn send(&self, message: PeerOut, way: Way) {
         let PeerOut::Frame { addr, frame } = message;
-        let purpose = if bulk { Purpose::Bulk } else { Purpose::Peer };
         let sent = self
-            .queue(&addr, purpose)
+            .queue(&addr, way.into())
             .is_some_and(|queue| queue.push(Frame::Peer(frame)));
         if !sent {
-            self.tell(&PeerIn::Unsent { addr }, bulk);
+            self.tell(&PeerIn::Unsent { addr }, way);
         }
     }
 
     /// Tells consensusd.
-    pub(crate) fn tell(&self, message: &PeerIn, bulk: bool) {
-        deliver(if bulk { &self.bulk } else { &self.peer }, message);
+    pub(crate) fn tell(&self, message: &PeerIn, way: Way) {
+        let outbox = match way {
+            Way::Peer => &self.peer,
+            Way::Bulk => &self.bulk,
+        };
+        deliver(outbox, message);
     }
 
     /// Asks the gateway of another node, which is told how long it may take.
@@ -217,31 +237,31 @@ impl Peers {
     /// Tells a new consensusd which streams are up: they have outlived its predecessor.
     pub fn tell_again(&self) {
         let mut up = Vec::new();
-        for ((addr, purpose), dialled) in &self.inner.lock().dialled {
-            if *purpose != Purpose::Client
-                && let Some(live) = &*dialled.queue.up.lock()
-            {
-                let message = PeerIn::Up {
-                    addr: addr.clone(),
-                    peer: live.hello.clone(),
-                };
-                up.push((message, *purpose == Purpose::Bulk));
+        for (addr, streams) in &self.inner.lock().dialled {
+            for (purpose, dialled) in streams {
+                if let Some(way) = purpose.way()
+                    && let Some(live) = &*dialled.queue.up.lock()
+                {
+                    let message = PeerIn::Up {
+                        addr: addr.clone(),
+                        peer: live.hello.clone(),
+                    };
+                    up.push((message, way));
+                }
             }
         }
-        for (message, bulk) in up {
-            self.tell(&message, bulk);
+        for (message, way) in up {
+            self.tell(&message, way);
         }
     }
 
     /// Streams that are up, for metrics.
     pub fn connected(&self) -> usize {
         let inner = self.inner.lock();
-        inner
-            .dialled
-            .iter()
-            .filter(|((_, purpose), dialled)| {
-                *purpose == Purpose::Peer && dialled.queue.up.lock().is_some()
-            })
+        let streams = inner.dialled.values();
+        streams
+            .filter_map(|streams| streams.get(&Purpose::Peer))
+            .filter(|dialled| dialled.queue.up.lock().is_some())
             .count()
     }
 }

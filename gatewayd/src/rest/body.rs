@@ -1,10 +1,9 @@
 //! Bodies of requests, collected.
 
-use super::kv::bad;
 use crate::core::Core;
 use axum::body::{Body, Bytes, to_bytes};
 use http_body_util::LengthLimitError;
-use mareedb_api::{ApiError, ErrorCode};
+use mareedb_api::ApiError;
 use std::error::Error;
 use tokio::time::{Instant, timeout_at};
 
@@ -15,10 +14,10 @@ pub(super) async fn collect(
     deadline: Instant,
 ) -> Result<(Bytes, u64), ApiError> {
     let Ok(collected) = timeout_at(deadline, to_bytes(body, core.body_bytes_max())).await else {
-        return Err(
-            bad("the body was not whole within timeout_ms; nothing was done")
-                .with_remedy("Send the body sooner, or allow more time with timeout_ms."),
-        );
+        return Err(ApiError::bad_request(
+            "the body was not whole within timeout_ms; nothing was done",
+        )
+        .with_remedy("Send the body sooner, or allow more time with timeout_ms."));
     };
     let body = collected.map_err(|error| refusal(core, &error))?;
     let left = deadline.saturating_duration_since(Instant::now());
@@ -43,5 +42,5 @@ fn refusal(core: &Core, error: &(dyn Error + 'static)) -> ApiError {
         }
         cause = error.source();
     }
-    ApiError::new(ErrorCode::BadRequest, format!("the body: {error}"))
+    ApiError::bad_request(format!("the body: {error}"))
 }

@@ -5,6 +5,7 @@ mod kv;
 mod pages;
 pub mod query;
 mod reply;
+pub mod token;
 
 use crate::core::Core;
 use crate::status::{self, Boards};
@@ -13,7 +14,7 @@ use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use mareedb_api::rest::{ClusterStatus, Elections, NodeStatus};
+use mareedb_api::rest::{ClusterStatus, Elections, NodeStatus, TransferAnswer};
 use mareedb_api::{ApiError, ErrorCode};
 use query::Params;
 use reply::{Failure, json};
@@ -69,11 +70,8 @@ async fn nothing(uri: Uri) -> Failure {
 async fn no_method(method: Method, uri: Uri) -> Failure {
     Failure::with_status(
         StatusCode::METHOD_NOT_ALLOWED,
-        ApiError::new(
-            ErrorCode::BadRequest,
-            format!("{} does not take {method}", uri.path()),
-        )
-        .with_remedy("See /openapi.json for what it takes."),
+        ApiError::bad_request(format!("{} does not take {method}", uri.path()))
+            .with_remedy("See /openapi.json for what it takes."),
     )
 }
 
@@ -81,7 +79,7 @@ async fn cluster(State(app): State<App>, params: Params) -> Result<Response, Fai
     params.finish()?;
     let status = status::cluster(&app.core);
     let document = ClusterStatus::from_proto(&status, params.encoding())
-        .map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
+        .map_err(|error| ApiError::bad_request(error.to_string()))?;
     Ok(json(&document))
 }
 
@@ -100,7 +98,7 @@ async fn transfer(State(app): State<App>, params: Params) -> Result<Response, Fa
         .core
         .transfer_to(to.as_deref().unwrap_or_default(), deadline)
         .await?;
-    Ok(json(&serde_json::json!({ "leader": leader })))
+    Ok(json(&TransferAnswer { leader }))
 }
 
 async fn node(State(app): State<App>, params: Params) -> Result<Response, Failure> {
@@ -110,22 +108,10 @@ async fn node(State(app): State<App>, params: Params) -> Result<Response, Failur
 }
 
 async fn ready(State(app): State<App>) -> Response {
-    match app.core.view() {
-        Some(view) if view.ready => "ready\n".into_response(),
-        Some(view) => {
-            let why = view
-                .refused
-                .as_ref()
-                .map(|refused| refused.message.clone())
-                .or_else(|| view.forming.as_ref().map(|forming| forming.message.clone()))
-                .unwrap_or_else(|| "no leader is known".into());
-            Failure::from(ApiError::new(ErrorCode::NotReady, why)).into_response()
-        }
-        None => Failure::from(ApiError::new(
-            ErrorCode::NotReady,
-            "consensusd has not told yet what it knows",
-        ))
-        .into_response(),
+    if app.core.view().is_some_and(|view| view.ready) {
+        "ready\n".into_response()
+    } else {
+        failure(app.core.not_ready())
     }
 }
 

@@ -6,8 +6,8 @@ use super::App;
 use super::reply::Failure;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use mareedb_api::ApiError;
 use mareedb_api::rest::{Encoding, decode_key};
-use mareedb_api::{ApiError, ErrorCode};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
@@ -18,10 +18,6 @@ pub struct Params {
     encoding: Encoding,
     values: BTreeMap<String, bytes::Bytes>,
     seen: Mutex<Vec<&'static str>>,
-}
-
-fn bad(message: String) -> ApiError {
-    ApiError::new(ErrorCode::BadRequest, message)
 }
 
 impl Params {
@@ -35,10 +31,12 @@ impl Params {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             // In query strings a plus is a space, by an old custom of forms.
             let value = value.replace('+', "%20");
-            let decoded =
-                decode_key(&value).map_err(|error| bad(format!("parameter {name}: {error}")))?;
+            let decoded = decode_key(&value)
+                .map_err(|error| ApiError::bad_request(format!("parameter {name}: {error}")))?;
             if values.insert(name.to_owned(), decoded).is_some() {
-                return Err(bad(format!("parameter {name} stands there twice")));
+                return Err(ApiError::bad_request(format!(
+                    "parameter {name} stands there twice"
+                )));
             }
         }
         let mut params = Params {
@@ -48,13 +46,17 @@ impl Params {
             seen: Mutex::default(),
         };
         params.timeout_ms = match params.number("timeout_ms")? {
-            Some(0) => return Err(bad("timeout_ms is 0, at least 1 is wanted".into())),
+            Some(0) => {
+                return Err(ApiError::bad_request(
+                    "timeout_ms is 0, at least 1 is wanted",
+                ));
+            }
             given => given.unwrap_or(0),
         };
         if let Some(text) = params.text("encoding") {
             params.encoding = text
                 .parse()
-                .map_err(|error| bad(format!("encoding is '{text}', {error}")))?;
+                .map_err(|error| ApiError::bad_request(format!("encoding is '{text}', {error}")))?;
         }
         Ok(params)
     }
@@ -75,10 +77,9 @@ impl Params {
     pub fn number(&self, name: &'static str) -> Result<Option<u64>, ApiError> {
         match self.text(name) {
             None => Ok(None),
-            Some(text) => text
-                .parse()
-                .map(Some)
-                .map_err(|_| bad(format!("{name} is '{text}', a whole number is wanted"))),
+            Some(text) => text.parse().map(Some).map_err(|_| {
+                ApiError::bad_request(format!("{name} is '{text}', a whole number is wanted"))
+            }),
         }
     }
 
@@ -87,7 +88,9 @@ impl Params {
         match self.text(name).as_deref() {
             None | Some("false" | "0") => Ok(false),
             Some("true" | "1" | "") => Ok(true),
-            Some(other) => Err(bad(format!("{name} is '{other}': true or false"))),
+            Some(other) => Err(ApiError::bad_request(format!(
+                "{name} is '{other}': true or false"
+            ))),
         }
     }
 
@@ -104,7 +107,9 @@ impl Params {
     /// `revision`; 0 when it is not given.
     pub fn revision(&self) -> Result<u64, ApiError> {
         match self.number("revision")? {
-            Some(0) => Err(bad("revision is 0; leave it out to read the present".into())),
+            Some(0) => Err(ApiError::bad_request(
+                "revision is 0; leave it out to read the present",
+            )),
             given => Ok(given.unwrap_or(0)),
         }
     }
@@ -115,7 +120,7 @@ impl Params {
         match self.text("consistency").as_deref() {
             None | Some("linearizable") => Ok(Consistency::Linearizable.into()),
             Some("stale") => Ok(Consistency::Stale.into()),
-            Some(other) => Err(bad(format!(
+            Some(other) => Err(ApiError::bad_request(format!(
                 "consistency is '{other}': linearizable or stale"
             ))),
         }
@@ -136,7 +141,7 @@ impl Params {
             Some(name) => {
                 let mut known = seen.clone();
                 known.sort_unstable();
-                Err(bad(format!(
+                Err(ApiError::bad_request(format!(
                     "parameter {name} is not known here; known: {}",
                     known.join(", ")
                 )))

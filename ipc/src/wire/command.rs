@@ -49,7 +49,8 @@ pub enum Command {
         /// What to do.
         txn: Txn,
     },
-    /// Nothing but logged time: expires sessions and idempotency keys. Nobody proposes it: each entry does so.
+    /// Nothing but logged time: clears away the sessions that are expired, as opening one does, and expired idempotency keys, as every
+    /// command does. Nobody proposes it; it stays for the numbers of those behind it, which are on disk.
     Tick,
     /// Splits this group's key range; reserved: applying it answers [`Outcome::Unsupported`].
     Split {

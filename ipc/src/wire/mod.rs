@@ -1,9 +1,9 @@
 //! All messages that daemons exchange over rings: the one source of their shapes.
 //!
 //! Every message is a serde type in postcard encoding (little-endian varints, no self-description). Both ends of a
-//! link are always the same version of the executable (DESIGN section 3), so that the ring encoding needs no
-//! compatibility rules; what is written to disk or sent to another node says so in its doc comment and carries a
-//! version of its own. Decoders never panic: hostile bytes give a [`WireError`].
+//! link are always the same executable (ARCHITECTURE.md), so that the ring encoding needs no compatibility rules; what is
+//! written to disk or sent to another node says so in its doc comment and carries a version of its own. Decoders never
+//! panic: hostile bytes give a [`WireError`].
 //!
 //! | lane | direction | message |
 //! |---|---|---|

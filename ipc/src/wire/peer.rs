@@ -55,6 +55,15 @@ pub enum PeerIn {
     },
 }
 
+/// Which of the two streams to a peer, and of the two lanes to gatewayd, a frame takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The peer lane.
+    Peer,
+    /// The bulk lane: snapshots.
+    Bulk,
+}
+
 /// Why an outgoing stream is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DownReason {

@@ -1,4 +1,4 @@
-//! Reads of a replica's state machine: gatewayd asks a reader thread of storaged; consensusd asks for its own needs.
+//! Reads of a replica's state machine: gatewayd asks a reader thread of storaged.
 
 use super::command::{Election, Item};
 use super::{GroupId, Revision};

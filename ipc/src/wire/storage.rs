@@ -5,7 +5,6 @@
 //! position P is durable once `head >= P`. Requests carry a number; storaged answers them on the other ring. After
 //! [`FromStorage::Up`] consensusd sends again every request that has no answer; all requests are idempotent.
 
-use super::read::{ReadError, ReadRequest, ReadResponse};
 use super::{GroupId, LogPosition, OperationId, RandomId, ReplicaId, Vote};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -19,6 +18,15 @@ pub enum EntryBody {
     Normal(Bytes),
     /// A membership: bytes that only consensusd understands.
     Membership(Bytes),
+}
+impl EntryBody {
+    /// Bytes of what it carries.
+    pub fn payload_bytes(&self) -> usize {
+        match self {
+            EntryBody::Blank => 0,
+            EntryBody::Normal(bytes) | EntryBody::Membership(bytes) => bytes.len(),
+        }
+    }
 }
 
 /// One entry of a raft log. On disk and between nodes.
@@ -158,8 +166,6 @@ pub enum StorageRequest {
         /// Bytes after which the answer stops.
         max_bytes: u32,
     },
-    /// Reads the state machine.
-    Query(ReadRequest),
     /// Flushes the state machine and says what that persisted.
     BuildSnapshot {
         /// The group.
@@ -214,11 +220,6 @@ pub enum StorageRequest {
         /// What the snapshot holds.
         meta: SnapshotMeta,
     },
-    /// Drops a started transfer.
-    AbortInstall {
-        /// Id of the transfer.
-        install: RandomId,
-    },
 }
 
 /// What a snapshot holds.
@@ -259,8 +260,6 @@ pub enum FromStorage {
         replicas: Vec<ReplicaState>,
         /// All node records (shard 0 only).
         records: Vec<NodeRecord>,
-        /// Whether the data directory was empty when the node started (shard 0).
-        fresh: bool,
     },
     /// Answers a request.
     Answer {
@@ -309,8 +308,6 @@ pub enum StorageAnswer {
         /// Entries, contiguous from the first asked; fewer when the log ends or `max_bytes` is reached.
         entries: Vec<LogEntry>,
     },
-    /// Of `Query`.
-    Queried(Result<ReadResponse, ReadError>),
     /// Of `BuildSnapshot` and `FinishInstall`.
     Snapshot(SnapshotMeta),
     /// Of `CurrentSnapshot`.
@@ -324,7 +321,7 @@ pub enum StorageAnswer {
     },
     /// Of `ReadSnapshot`.
     Chunk(SnapshotChunk),
-    /// Of `CloseSnapshot`, `BeginInstall`, `InstallChunk`, `AbortInstall`.
+    /// Of `CloseSnapshot`, `BeginInstall`, `InstallChunk`.
     Done,
     /// The request failed; nothing changed.
     Failed {

@@ -40,6 +40,23 @@ pub struct ClusterView {
     pub groups: Vec<GroupView>,
 }
 
+impl ClusterView {
+    /// The member with this id.
+    pub fn member(&self, id: NodeId) -> Option<&MemberView> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    /// The member with this name.
+    pub fn member_named(&self, name: &str) -> Option<&MemberView> {
+        self.members.iter().find(|member| member.name == name)
+    }
+
+    /// The group with this id.
+    pub fn group(&self, id: GroupId) -> Option<&GroupView> {
+        self.groups.iter().find(|group| group.id == id)
+    }
+}
+
 /// The state of formation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Forming {

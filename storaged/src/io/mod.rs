@@ -12,6 +12,20 @@ pub use sim::SimDisk;
 pub use std_disk::StdDisk;
 
 use std::io;
+use std::path::Path;
+
+/// Bytes that may still be written on the disk of a directory.
+///
+/// # Errors
+/// The disk.
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let room = nix::sys::statvfs::statvfs(dir)?;
+    #[allow(
+        clippy::useless_conversion,
+        reason = "its width differs between systems"
+    )]
+    Ok(u64::from(room.blocks_available()) * u64::from(room.fragment_size()))
+}
 
 /// Segment files of one log.
 pub trait Disk {

@@ -134,12 +134,7 @@ impl Disk for StdDisk {
 
     fn create(&mut self, segment: u64, bytes: u64) -> io::Result<()> {
         // A half one, tried again and again, would take the room that others need.
-        let room = nix::sys::statvfs::statvfs(&self.dir)?;
-        #[allow(
-            clippy::useless_conversion,
-            reason = "its width differs between systems"
-        )]
-        let free = u64::from(room.blocks_available()) * u64::from(room.fragment_size());
+        let free = super::free_bytes(&self.dir)?;
         #[cfg(feature = "faults")]
         let free = if super::faults::wanted(&self.dir).fail_create {
             super::faults::took_place(&self.dir);

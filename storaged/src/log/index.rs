@@ -1,10 +1,14 @@
 //! What the log holds, in memory: small state of each group, and where each entry lies.
 
+use super::live::Live;
 use super::planted::{Fault, planted};
 use super::unit::{Change, Checkpoint, GroupMark, Record};
-use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry, NodeRecord};
+use mareedb_ipc::wire::storage::{KeyRange, LogEntry, NodeRecord};
 use mareedb_ipc::wire::{GroupId, LogPosition, OperationId, ReplicaId, Vote};
 use std::collections::{BTreeMap, VecDeque};
+
+/// Bytes that an entry takes beside its payload, about, in memory and in its unit.
+const ENTRY_EXTRA_BYTES: usize = 48;
 
 /// Where a unit lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,35 +75,6 @@ impl Group {
     }
 }
 
-/// Bytes of live entries by segment.
-#[derive(Clone, Debug, Default)]
-struct Live {
-    segments: BTreeMap<u64, usize>,
-    total: usize,
-}
-
-impl Live {
-    fn add(&mut self, segment: u64, bytes: usize) {
-        *self.segments.entry(segment).or_default() += bytes;
-        self.total += bytes;
-    }
-
-    fn remove(&mut self, segment: u64, bytes: usize) {
-        let left = self.segments.entry(segment).or_default();
-        *left -= bytes;
-        if *left == 0 {
-            self.segments.remove(&segment);
-        }
-        self.total -= bytes;
-    }
-
-    fn forget(&mut self, slots: BTreeMap<u64, Slot>) {
-        for slot in slots.into_values() {
-            self.remove(slot.location.segment, slot.bytes);
-        }
-    }
-}
-
 /// Everything.
 #[derive(Clone, Debug, Default)]
 pub struct Index {
@@ -129,10 +104,7 @@ fn after(position: Option<LogPosition>) -> Result<u64, String> {
 
 /// Bytes of an entry, about.
 pub fn weight(entry: &LogEntry) -> usize {
-    48 + match &entry.body {
-        EntryBody::Blank => 0,
-        EntryBody::Normal(bytes) | EntryBody::Membership(bytes) => bytes.len(),
-    }
+    ENTRY_EXTRA_BYTES + entry.body.payload_bytes()
 }
 
 impl Index {
@@ -452,12 +424,12 @@ impl Index {
 
     /// Bytes of entries that are alive in a segment.
     pub fn live_in(&self, segment: u64) -> usize {
-        self.live.segments.get(&segment).copied().unwrap_or(0)
+        self.live.in_segment(segment)
     }
 
     /// Bytes of all entries that are alive.
     pub fn live_bytes(&self) -> usize {
-        self.live.total
+        self.live.total()
     }
 
     /// Indexes of a group's entries in a segment, up to about so many bytes of them.
@@ -500,6 +472,6 @@ impl Index {
     /// What is counted.
     #[cfg(test)]
     pub fn counted(&self) -> (BTreeMap<u64, usize>, usize) {
-        (self.live.segments.clone(), self.live.total)
+        self.live.counted()
     }
 }

@@ -9,6 +9,7 @@
 //! it knows nothing of state machines, nor of who may purge what.
 
 pub mod index;
+mod live;
 mod planted;
 mod read;
 pub mod recover;
@@ -25,7 +26,7 @@ use read::Pins;
 use recover::{LogError, recover};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use unit::{Change, Record, Unit};
+use unit::{Record, Unit};
 
 /// Bytes of records after which a unit ends.
 pub const UNIT_BYTES_MAX: usize = 2 << 20;
@@ -275,7 +276,8 @@ impl Log {
 
     /// Whether a unit of so many record bytes fits into a segment that holds nothing but its checkpoint.
     pub fn fits_empty(&self, bytes: usize) -> bool {
-        let checkpoint = mareedb_ipc::wire::encode(&self.index.checkpoint()).len() + 64;
+        let checkpoint = mareedb_ipc::wire::encode(&self.index.checkpoint()).len();
+        let checkpoint = checkpoint + unit::RECORD_EXTRA_BYTES;
         let need = |bytes: usize| (unit::HEADER_BYTES + bytes).next_multiple_of(unit::BLOCK) as u64;
         need(checkpoint) + need(bytes) <= self.segment_bytes
     }
@@ -359,7 +361,8 @@ impl Log {
         self.segments.push(number);
         self.offset = 0;
         self.first = self.next_lsn;
-        Some(self.unit(vec![Record::Checkpoint(self.index.checkpoint())]))
+        let (write, _) = self.unit(vec![Record::Checkpoint(self.index.checkpoint())]);
+        Some(write)
     }
 
     /// Whether the beginning of the segment is not durable yet: until it is, nothing else may be begun.
@@ -367,7 +370,8 @@ impl Log {
         self.first > self.durable
     }
 
-    fn unit(&mut self, records: Vec<Record>) -> Write {
+    /// The next unit, and the records that it was made of.
+    fn unit(&mut self, records: Vec<Record>) -> (Write, Vec<Record>) {
         assert!(
             self.first == self.next_lsn || !self.is_beginning(),
             "LOG-4: a unit follows the beginning of a segment that is not durable"
@@ -376,15 +380,15 @@ impl Log {
         let lsn = self.next_lsn;
         self.next_lsn += 1;
         self.closed = matches!(records[..], [Record::Mark | Record::Checkpoint(_)]);
-        let bytes = Unit {
+        let unit = Unit {
             segment,
             lsn,
             durable: self.durable,
             incarnation: self.incarnation,
             key: self.key,
             records,
-        }
-        .encode();
+        };
+        let bytes = unit.encode();
         let location = Location {
             segment,
             offset: self.offset,
@@ -396,32 +400,20 @@ impl Log {
             self.offset <= self.segment_bytes,
             "LOG-2: unit {lsn} reaches beyond segment {segment}"
         );
-        Write {
+        let write = Write {
             lsn,
             location,
             bytes,
-        }
-    }
-
-    /// Takes operations in as one unit, and says what to write. The caller has asked [`Log::fits`].
-    ///
-    /// # Errors
-    /// An operation contradicts the log: a broken invariant of consensusd.
-    pub fn append(&mut self, operations: Vec<(OperationId, Change)>) -> Result<Write, String> {
-        let operations = operations.into_iter();
-        self.take(
-            operations
-                .map(|(id, change)| Record::Operation { id, change })
-                .collect(),
-        )
+        };
+        (write, unit.records)
     }
 
     /// Takes records in as one unit, and says what to write. The caller has asked [`Log::fits`].
     ///
     /// # Errors
-    /// A record contradicts the log.
+    /// A record contradicts the log: a broken invariant of consensusd.
     pub fn take(&mut self, records: Vec<Record>) -> Result<Write, String> {
-        let write = self.unit(records.clone());
+        let (write, records) = self.unit(records);
         for record in records {
             self.index.take(record, write.location)?;
         }
@@ -433,8 +425,9 @@ impl Log {
     pub fn closing(&mut self) -> Option<Write> {
         if self.unfinished() > 0 || self.closed {
             None
-        } else if self.fits(64) {
-            Some(self.unit(vec![Record::Mark]))
+        } else if self.fits(unit::RECORD_EXTRA_BYTES) {
+            let (write, _) = self.unit(vec![Record::Mark]);
+            Some(write)
         } else {
             self.begin_segment()
         }

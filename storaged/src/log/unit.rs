@@ -9,7 +9,7 @@
 //! never be taken for a unit.
 
 use super::planted::{Fault, planted};
-use mareedb_ipc::wire::storage::{EntryBody, KeyRange, LogEntry, NodeRecord};
+use mareedb_ipc::wire::storage::{KeyRange, LogEntry, NodeRecord};
 use mareedb_ipc::wire::{GroupId, LogPosition, OperationId, ReplicaId, Vote, decode, encode_into};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,11 @@ const CRC_AT: usize = 48;
 const KEY_AT: usize = 52;
 /// Of the format of units.
 const VERSION: u32 = 0;
+/// Bytes that a record takes beside what in it may be of any length (entries, a range, a checkpoint), at most: its name, its group, a
+/// vote or positions.
+pub const RECORD_EXTRA_BYTES: usize = 64;
+/// Bytes that an entry takes beside its payload, about: its position and the payload's length.
+const ENTRY_EXTRA_BYTES: usize = 24;
 
 /// A record. On disk: variants are only added at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -168,11 +173,10 @@ fn bytes_of(record: &Record) -> usize {
         | Record::Moved { entries, .. } => entries,
         _ => &[],
     };
-    let entries = entries.iter().map(|entry| match &entry.body {
-        EntryBody::Normal(bytes) | EntryBody::Membership(bytes) => bytes.len() + 24,
-        EntryBody::Blank => 24,
-    });
-    entries.sum::<usize>() + 64
+    let entries = entries
+        .iter()
+        .map(|entry| ENTRY_EXTRA_BYTES + entry.body.payload_bytes());
+    entries.sum::<usize>() + RECORD_EXTRA_BYTES
 }
 
 impl Unit {
@@ -281,6 +285,7 @@ mod tests {
     const KEY: u64 = 0x1234_5678_9ABC;
     use bytes::Bytes;
     use mareedb_ipc::wire::RandomId;
+    use mareedb_ipc::wire::storage::EntryBody;
     use proptest::prelude::*;
 
     fn position() -> impl Strategy<Value = LogPosition> {

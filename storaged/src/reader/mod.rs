@@ -8,8 +8,7 @@
 use crate::state::Store;
 use mareedb_ipc::wire::encode;
 use mareedb_ipc::wire::read::{ReadCall, ReadError, ReadReply, ReadResponse, SentReadCall};
-use mareedb_ipc::{Bell, Receiver, RingError, Sender};
-use std::collections::VecDeque;
+use mareedb_ipc::{Backlog, Bell, Receiver, RingError, Sender};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::JoinHandle;
@@ -55,8 +54,7 @@ pub fn spawn(parts: Parts, name: &str) -> JoinHandle<RingError> {
                 receiver: parts.receiver,
                 parked: Vec::new(),
                 parking,
-                replies: VecDeque::new(),
-                waiting_bytes: 0,
+                replies: Backlog::default(),
             };
             reader.reply(&ReadReply::Up {
                 epoch: reader.sender.epoch(),
@@ -79,14 +77,14 @@ struct Reader {
     parked: Vec<(Instant, ReadCall)>,
     /// Whether `parked` holds anything, for the store's side.
     parking: Arc<AtomicBool>,
-    replies: VecDeque<Vec<u8>>,
-    waiting_bytes: usize,
+    /// What waits for room.
+    replies: Backlog,
 }
 
 impl Reader {
     /// `Some`: sleep so long at most.
     fn turn(&mut self) -> Result<Option<Duration>, RingError> {
-        while self.waiting_bytes < WAITING_BYTES_MAX {
+        while self.replies.bytes() < WAITING_BYTES_MAX {
             let Some((sent, end)) = self.receiver.try_recv::<SentReadCall>()? else {
                 break;
             };
@@ -95,8 +93,8 @@ impl Reader {
             self.serve(Instant::now() + sent.left(), sent.call);
         }
         self.serve_parked();
-        let room = self.flush()?;
-        if !room || (self.waiting_bytes < WAITING_BYTES_MAX && !self.receiver.arm()?) {
+        let rung = self.replies.flush(&mut self.sender)?;
+        if !rung || (self.replies.bytes() < WAITING_BYTES_MAX && !self.receiver.arm()?) {
             return Ok(None);
         }
         let now = Instant::now();
@@ -137,23 +135,7 @@ impl Reader {
     }
 
     fn reply(&mut self, reply: &ReadReply) {
-        let bytes = encode(reply);
-        self.waiting_bytes += bytes.len();
-        self.replies.push_back(bytes);
-    }
-
-    /// `true`: nothing waits, or gatewayd will ring when there is room.
-    fn flush(&mut self) -> Result<bool, RingError> {
-        let seen = self.sender.head()?;
-        while let Some(reply) = self.replies.front() {
-            if self.sender.try_send_encoded(reply)?.is_none() {
-                break;
-            }
-            self.waiting_bytes -= reply.len();
-            self.replies.pop_front();
-        }
-        self.sender.publish();
-        Ok(self.replies.is_empty() || self.sender.arm_progress(seen)?)
+        self.replies.push(encode(reply));
     }
 }
 

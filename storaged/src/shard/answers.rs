@@ -2,16 +2,15 @@
 
 use mareedb_ipc::wire::encode;
 use mareedb_ipc::wire::storage::{FromStorage, StorageAnswer};
-use mareedb_ipc::{RingError, Sender};
+use mareedb_ipc::{Backlog, RingError, Sender};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
 
 /// The producing end, with what waits for room. Bounded by consensusd, which asks no more than it wants answered.
 pub struct Answers(Mutex<Inner>);
 
 struct Inner {
     sender: Sender,
-    waiting: VecDeque<Vec<u8>>,
+    waiting: Backlog,
     error: Option<RingError>,
 }
 
@@ -20,7 +19,7 @@ impl Answers {
     pub fn new(sender: Sender) -> Answers {
         Answers(Mutex::new(Inner {
             sender,
-            waiting: VecDeque::new(),
+            waiting: Backlog::default(),
             error: None,
         }))
     }
@@ -37,9 +36,17 @@ impl Answers {
 
     fn push(&self, message: Vec<u8>) {
         let mut inner = self.0.lock();
-        inner.waiting.push_back(message);
-        if let Err(error) = inner.flush() {
-            inner.error.get_or_insert(error);
+        inner.waiting.push(message);
+        // Not every thread comes back to it: so until nothing is left or consensusd will ring.
+        loop {
+            match inner.flush() {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => {
+                    inner.error.get_or_insert(error);
+                    return;
+                }
+            }
         }
     }
 
@@ -65,7 +72,7 @@ impl Answers {
         self.0.lock().sender.max_message()
     }
 
-    /// Moves what waits. `true`: nothing waits, or the consumer will ring when there is room.
+    /// [`Backlog::flush`]
     ///
     /// # Errors
     /// The ring is corrupt.
@@ -80,18 +87,6 @@ impl Answers {
 
 impl Inner {
     fn flush(&mut self) -> Result<bool, RingError> {
-        loop {
-            let seen = self.sender.head()?;
-            while let Some(message) = self.waiting.front() {
-                if self.sender.try_send_encoded(message)?.is_none() {
-                    break;
-                }
-                self.waiting.pop_front();
-            }
-            self.sender.publish();
-            if self.waiting.is_empty() || self.sender.arm_progress(seen)? {
-                return Ok(true);
-            }
-        }
+        self.waiting.flush(&mut self.sender)
     }
 }

@@ -1,6 +1,7 @@
 //! The thread that makes, renames and removes segment files, one after the other.
 
 use super::end::Ended;
+use super::full::FullDisk;
 use super::threads::Shared;
 use crate::fault;
 use crate::io::Disk;
@@ -13,7 +14,7 @@ pub(super) const AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) fn serve(shared: &Shared, works: &Receiver<FileWork>) -> Result<(), Ended> {
     let mut disk = shared.disk();
-    let mut full = false;
+    let mut full = FullDisk::default();
     for work in works {
         if serve_one(shared, &mut *disk, work, &mut full)? {
             std::thread::sleep(AGAIN);
@@ -28,15 +29,14 @@ pub(super) fn serve_one(
     shared: &Shared,
     disk: &mut dyn Disk,
     work: FileWork,
-    full: &mut bool,
+    full: &mut FullDisk,
 ) -> Result<bool, Ended> {
     let done = work.run(disk);
+    let at = shared.log_dir.display();
     let prepares = matches!(work, FileWork::Prepare { .. });
     match done {
         Ok(()) if prepares => {
-            if std::mem::take(full) {
-                tracing::info!("the disk has room again");
-            }
+            full.note(false, format_args!("{at}"));
             shared.log.lock().prepared();
             shared.bell.ring();
         }
@@ -44,16 +44,11 @@ pub(super) fn serve_one(
         Err(error) if prepares && fault::is_full(&error) => {
             // Nothing is lost: what waits for the segment is not acknowledged, and the board shows a stalled disk. The
             // log plans anew, with a file that nobody needs any more if there is one by then.
-            if !std::mem::replace(full, true) {
-                tracing::error!(
-                    "{}: {work:?}: {error}; tried again every {AGAIN:?}",
-                    shared.log_dir.display()
-                );
-            }
+            full.note(true, format_args!("{at}: {work:?}: {error}"));
             return Ok(true);
         }
         Err(error) => {
-            let what = format!("{}: {work:?}: {error}", shared.log_dir.display());
+            let what = format!("{at}: {work:?}: {error}");
             return Err(Ended::Failed(fault::exit_of(&error), what));
         }
     }

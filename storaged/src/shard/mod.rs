@@ -9,8 +9,11 @@
 //! hang.
 
 mod answers;
+mod apply;
 mod end;
 mod files;
+mod full;
+mod keep;
 mod requests;
 #[cfg(any(test, feature = "simulation"))]
 pub mod simulated;
@@ -24,11 +27,13 @@ pub use end::{Ended, Ends};
 use crate::io::StdDisk;
 use crate::log::Log;
 use crate::state::Store;
+use futures::channel::mpsc;
 use glommio::net::UnixStream;
 use glommio::{LocalExecutorBuilder, Placement};
 use mareedb_config::Config;
 use mareedb_ipc::{Bell, BoardWriter, ExitCode, Receiver};
 use parking_lot::Mutex;
+use std::io::ErrorKind;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -62,8 +67,6 @@ pub struct Parts {
     pub turns: Arc<AtomicU64>,
     /// Ask for the end.
     pub stop: Arc<AtomicBool>,
-    /// Whether the log was empty at the start.
-    pub fresh: bool,
 }
 
 /// Runs the shard on this thread until it ends.
@@ -82,51 +85,34 @@ pub fn run(parts: Parts) -> Ended {
         }
     };
     executor.run(async move {
-        let (ring, rung) = futures::channel::mpsc::unbounded();
+        // Several rings are one.
+        let (ring, rung) = mpsc::channel(1);
         // SAFETY: the bell owned this stream socket, gives it away here, and nobody else uses it.
         let stream = unsafe { UnixStream::from_raw_fd(parts.bell.into_fd().into_raw_fd()) };
         let ears = glommio::spawn_local(listen(stream, ring.clone())).detach();
-        let log = Arc::new(Mutex::new(parts.log));
         let shared = threads::Shared {
-            store: parts.store.clone(),
-            log: log.clone(),
-            answers: parts.answers.clone(),
+            store: parts.store,
+            log: Arc::new(Mutex::new(parts.log)),
+            answers: parts.answers,
             bell: parts.ringer,
-            board: parts.board.clone(),
+            board: parts.board,
             unflushed_bytes_max: parts.config.storage.unflushed_bytes_max,
             disk: disk_at(&parts.log_dir),
-            log_dir: parts.log_dir.clone(),
+            log_dir: parts.log_dir,
             reports: Arc::default(),
         };
-        let threads = threads::start(&shared);
-        let steps = steps::Steps {
+        let steps = steps::StepsParts {
             number: parts.number,
             receiver: parts.receiver,
-            answers: parts.answers,
-            store: parts.store,
-            log,
             config: parts.config,
-            board: parts.board,
             ends: parts.ends,
             turns: parts.turns,
             stop: parts.stop,
-            fresh: parts.fresh,
-            threads,
-            reports: shared.reports.clone(),
-            writer: writer::Writer::new(StdDisk::unlocked(&parts.log_dir), ring),
-            queue: std::collections::VecDeque::new(),
-            pending: None,
-            making: None,
-            handed: 0,
-            noted: std::collections::BTreeMap::new(),
-            note: false,
-            internal: std::collections::VecDeque::new(),
-            moving: false,
-            waits_since: None,
-            latencies: steps::Latencies::default(),
-            began: mareedb_ipc::world::now(),
+            threads: threads::start(&shared),
+            writer: writer::Writer::new(StdDisk::unlocked(&shared.log_dir), ring),
         };
-        let ended = steps.run(rung).await;
+        let ended = steps::Steps::new(&shared, steps).run(rung).await;
+        // Not heard any more: what ends the node is no fault of the doorbell.
         ears.cancel();
         ended
     })
@@ -148,13 +134,23 @@ fn disk_at(log_dir: &Path) -> threads::Disks {
 }
 
 /// Turns rings of the doorbell into wakes of the executor.
-async fn listen(mut stream: UnixStream, ring: futures::channel::mpsc::UnboundedSender<()>) {
+///
+/// # Panics
+/// The doorbell cannot be heard: without it the shard would only turn now and then.
+async fn listen(mut stream: UnixStream, mut ring: mpsc::Sender<()>) {
     use futures::AsyncReadExt;
     let mut bytes = [0; 512];
-    // The supervisor keeps the other end open, so that the end of file never comes.
-    while let Ok(1..) = stream.read(&mut bytes).await {
-        if ring.unbounded_send(()).is_err() {
-            return;
+    loop {
+        match stream.read(&mut bytes).await {
+            // The supervisor keeps the other end open, and so do the threads here.
+            Ok(0) => panic!("a doorbell was closed"),
+            Ok(_) => match ring.try_send(()) {
+                Err(error) if error.is_disconnected() => return,
+                // Where there is no room, a ring waits to be heard.
+                _ => {}
+            },
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => panic!("a doorbell cannot be read: {error}"),
         }
     }
 }

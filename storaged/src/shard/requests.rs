@@ -81,7 +81,6 @@ impl<W: UnitWriter> Steps<W> {
             generation: self.receiver.generation(),
             replicas,
             records: log.index.records.values().cloned().collect(),
-            fresh: self.fresh,
         };
         drop(log);
         self.answers.send(&message);
@@ -95,9 +94,7 @@ impl<W: UnitWriter> Steps<W> {
                 self.handed += 1;
                 hand(&self.threads.apply, asked)
             }
-            StorageRequest::ReadLog { .. } | StorageRequest::Query(_) => {
-                hand(&self.threads.read, Read::Asked(asked))
-            }
+            StorageRequest::ReadLog { .. } => hand(&self.threads.read, Read::Asked(asked)),
             StorageRequest::BuildSnapshot { .. } => hand(&self.threads.keep, Keep::Asked(asked)),
             _ => hand(&self.threads.snapshots, asked),
         }

@@ -3,17 +3,18 @@
 
 use super::answers::Answers;
 use super::end::{Ended, Ends};
-use super::files;
-use super::steps::{Latencies, Next, Quiet, Steps};
-use super::threads::{self, Asked, Disks, Keep, Keeper, Make, Never, Read, Shared, Threads};
+use super::full::FullDisk;
+use super::keep::{self, Keeper};
+use super::steps::{Next, Quiet, Steps, StepsParts};
+use super::threads::{self, Asked, Disks, Keep, Make, Never, Read, Shared, Threads};
 use super::writer::{Flying, UnitWriter, Written};
+use super::{apply, files};
 use crate::log::{FileWork, Log, Write};
 use crate::state::Store;
 use crate::{check_orphans, log_options, open_log, store_options};
 use crossbeam::channel::{Receiver, unbounded};
 use futures::FutureExt;
 use mareedb_config::Config;
-use mareedb_ipc::world::now;
 use mareedb_ipc::{ExitCode, Gauge, Inheritance, Lane, Role, Waiter};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -130,7 +131,10 @@ pub struct SimShard {
     shared: Shared,
     works: Works,
     keeper: Keeper,
-    full: bool,
+    /// There was no room for a file.
+    full: FullDisk,
+    /// There was none for a merge.
+    merge_full: FullDisk,
     quiet: Quiet,
 }
 
@@ -179,52 +183,35 @@ impl SimShard {
         let lane = Lane::Log(SHARD);
         let answers = Arc::new(Answers::new(inheritance.sender(Role::Consensus, lane)));
         let options = log_options(config, &answers, ends.get(SHARD));
-        let (log, fresh) = open_log(&mut *disk(), options, &store, &|| ())?;
+        let log = open_log(&mut *disk(), options, &store, &|| ())?;
         check_orphans(
             &store,
             std::iter::once(&log),
             Path::new(&config.server.data_dir),
         )?;
-        let log = Arc::new(Mutex::new(log));
         let shared = Shared {
-            store: store.clone(),
-            log: log.clone(),
-            answers: answers.clone(),
+            store,
+            log: Arc::new(Mutex::new(log)),
+            answers,
             bell: inheritance.ringer(Waiter::Shard(SHARD)),
-            board: board.clone(),
+            board,
             unflushed_bytes_max: config.storage.unflushed_bytes_max,
             disk,
             log_dir: config.server.data_dir.clone().into(),
             reports: Arc::default(),
         };
         let (threads, works) = channels();
-        let mut steps = Steps {
+        let parts = StepsParts {
             number: SHARD,
             receiver: inheritance.receiver(Role::Consensus, lane),
-            answers,
-            store,
-            log,
             config: config.clone(),
-            board,
             ends,
             turns: Arc::default(),
             stop: Arc::default(),
-            fresh,
             threads,
-            reports: shared.reports.clone(),
             writer: Flights::default(),
-            queue: VecDeque::new(),
-            pending: None,
-            making: None,
-            handed: 0,
-            noted: std::collections::BTreeMap::new(),
-            note: false,
-            internal: VecDeque::new(),
-            moving: false,
-            waits_since: None,
-            latencies: Latencies::default(),
-            began: now(),
         };
+        let mut steps = Steps::new(&shared, parts);
         steps.begin();
         inheritance.ring_all_bells();
         Ok(SimShard {
@@ -232,7 +219,8 @@ impl SimShard {
             shared,
             works,
             keeper: Keeper::new(),
-            full: false,
+            full: FullDisk::default(),
+            merge_full: FullDisk::default(),
             quiet: Quiet::new(),
         })
     }
@@ -273,7 +261,7 @@ impl SimShard {
         let shared = &self.shared;
         match thread {
             Thread::Apply => match self.works.apply.try_recv() {
-                Ok(asked) => threads::apply_one(shared, asked)?,
+                Ok(asked) => apply::serve_one(shared, asked)?,
                 Err(_) => return Ok(Did::Nothing),
             },
             Thread::Read => match self.works.read.try_recv() {
@@ -337,7 +325,7 @@ impl SimShard {
     /// # Errors
     /// What ends storaged.
     pub fn merge(&mut self) -> Result<(), Ended> {
-        threads::merge_once(&self.shared)
+        keep::merge_once(&self.shared, &mut self.merge_full)
     }
 
     /// Leaves on the board why storaged ends.

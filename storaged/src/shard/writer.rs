@@ -2,7 +2,7 @@
 
 use crate::io::StdDisk;
 use crate::log::Write;
-use futures::channel::mpsc::UnboundedSender;
+use futures::channel::mpsc::Sender;
 use glommio::GlommioError;
 use glommio::io::{DmaFile, OpenOptions};
 use mareedb_ipc::world::now;
@@ -91,12 +91,12 @@ pub struct Writer {
     dir: std::path::PathBuf,
     done: Rc<RefCell<VecDeque<Written>>>,
     flying: Flying,
-    wake: UnboundedSender<()>,
+    wake: Sender<()>,
 }
 
 impl Writer {
     /// A writer that wakes through `wake`.
-    pub fn new(disk: StdDisk, wake: UnboundedSender<()>) -> Writer {
+    pub fn new(disk: StdDisk, wake: Sender<()>) -> Writer {
         Writer {
             disk,
             file: None,
@@ -159,23 +159,23 @@ impl UnitWriter for Writer {
             *segment, write.location.segment,
             "LOG-2: a unit for another segment"
         );
-        let (file, done, wake) = (file.clone(), self.done.clone(), self.wake.clone());
+        let (file, done, mut wake) = (file.clone(), self.done.clone(), self.wake.clone());
         #[cfg(feature = "faults")]
         let faults = crate::io::faults::wanted(&self.dir);
         self.flying.begin(write.lsn);
         glommio::spawn_local(async move {
-            let began = Instant::now();
+            let began = now();
             #[cfg(feature = "faults")]
             let result = with_faults(&file, &write, faults).await;
             #[cfg(not(feature = "faults"))]
             let result = put(&file, &write.bytes, write.location.offset).await;
             done.borrow_mut().push_back(Written {
                 lsn: write.lsn,
-                took: began.elapsed(),
+                took: age(&began),
                 result,
             });
-            // The main task may have ended; then nobody waits.
-            let _ = wake.unbounded_send(());
+            // The main task may have ended; then nobody waits. Where there is no room, a ring waits to be heard.
+            let _ = wake.try_send(());
         })
         .detach();
     }

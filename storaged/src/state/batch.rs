@@ -6,6 +6,7 @@ use super::kept::{self, Kept};
 use super::records::{self, System};
 use super::tree::{Change, Changes, Pin, weight};
 use bytes::Bytes;
+use mareedb_ipc::wire::encode;
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
@@ -29,9 +30,11 @@ pub(super) fn hash(key: &[u8], value: &[u8]) -> u128 {
 /// What the batch has for a key: a value, a deletion, or nothing yet.
 type Had = Option<Option<Bytes>>;
 
-/// What to restore when a transaction is taken back: the state, and changed keys with what the batch had for them.
+/// What to restore when a transaction is taken back: of the state what it changes, and changed keys with what the batch had for
+/// them.
 struct Undo {
-    system: System,
+    digest: u128,
+    data_bytes: u64,
     changes: Vec<(Vec<u8>, Had)>,
 }
 
@@ -114,7 +117,7 @@ impl<'a> Batch<'a> {
     }
 
     pub(super) fn put<T: Serialize>(&mut self, key: Vec<u8>, value: &T) -> Result<(), StoreError> {
-        self.change(key, Some(records::write(value).into()))
+        self.change(key, Some(encode(value).into()))
     }
 
     pub(super) fn put_raw(&mut self, key: Vec<u8>, value: Bytes) -> Result<(), StoreError> {
@@ -144,25 +147,31 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// From here on changes can be taken back.
+    /// From here on changes can be taken back: those of pairs, of the digest and of the bytes that are counted.
     pub(super) fn begin(&mut self) {
         self.undo = Some(Undo {
-            system: self.system.clone(),
+            digest: self.system.digest,
+            data_bytes: self.system.data_bytes,
             changes: Vec::new(),
         });
     }
 
-    /// Keeps the changes since [`Batch::begin`].
+    /// Keeps the changes since [`Batch::begin`], if that was called.
     pub(super) fn keep(&mut self) {
         self.undo = None;
     }
 
     /// Takes back the changes since [`Batch::begin`].
+    ///
+    /// # Panics
+    /// That was not called.
     pub(super) fn take_back(&mut self) {
-        let Some(undo) = self.undo.take() else {
-            return;
-        };
-        self.system = undo.system;
+        let undo = self
+            .undo
+            .take()
+            .expect("TXN-1: what is taken back was begun");
+        self.system.digest = undo.digest;
+        self.system.data_bytes = undo.data_bytes;
         for (key, before) in undo.changes.into_iter().rev() {
             match before {
                 Some(change) => self.changes.insert(key, change),

@@ -7,6 +7,7 @@
 
 use super::{StoreError, damage};
 use crate::fault;
+use crate::io::free_bytes;
 use bytes::Bytes;
 use lsm_tree::compaction::{Leveled, MoveDown};
 use lsm_tree::{AbstractTree, AnyTree, Cache, Guard, SequenceNumberCounter};
@@ -74,15 +75,6 @@ pub(super) struct Lsm {
     room: fn(&Path) -> io::Result<u64>,
     /// The first damage that was met.
     damage: Arc<OnceLock<String>>,
-}
-
-fn free_bytes(dir: &Path) -> io::Result<u64> {
-    let room = nix::sys::statvfs::statvfs(dir)?;
-    #[allow(
-        clippy::useless_conversion,
-        reason = "its width differs between systems"
-    )]
-    Ok(u64::from(room.blocks_available()) * u64::from(room.fragment_size()))
 }
 
 fn unsettled(dir: &Path, what: &str) -> StoreError {

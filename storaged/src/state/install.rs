@@ -346,11 +346,6 @@ impl Store {
         Ok(true)
     }
 
-    /// Drops a started transfer.
-    pub fn abort_install(&self, install: RandomId) {
-        self.drop_transfers(|id, _| id == install);
-    }
-
     fn drop_transfers(&self, which: impl Fn(RandomId, &Receiving) -> bool) {
         // One that is taking a chunk at this moment is waited for, not overlooked.
         self.0.receiving.lock().retain(|id, received| {

@@ -15,10 +15,11 @@
 //! Escaping keeps the order of user keys and makes them prefix-free: 0x00 becomes 0x00 0xFF, the end is 0x00 0x01.
 
 use super::engine;
+use mareedb_config::bounds;
 use mareedb_ipc::wire::{RandomId, Revision};
 
 /// Longest user key, whatever the settings say: escaping doubles it at worst, and the engine takes no longer one.
-pub(super) const KEY_BYTES_MAX: usize = 32_000;
+pub(super) const KEY_BYTES_MAX: usize = bounds::KEY_BYTES_MAX;
 /// Longest bound of a range: the first key after the longest one.
 pub(super) const BOUND_BYTES_MAX: usize = KEY_BYTES_MAX + 1;
 /// What a key in the tree takes beside the escaped user key: two keyspaces, two revisions, the end of the key.

@@ -11,6 +11,7 @@ use super::records::{self, Idempotent, NEVER, Session};
 use super::tree::after_prefix;
 use super::txn;
 use bytes::Bytes;
+use mareedb_config::bounds::IDEMPOTENCY_KEY_BYTES_MAX;
 use mareedb_ipc::wire::command::{IdempotencyKey, Outcome, SessionRef, Txn};
 use mareedb_ipc::wire::{NodeId, RandomId, encode};
 use mareedb_ipc::world::{Fault, planted};
@@ -23,8 +24,6 @@ const EXPIRE_AT_ONCE: usize = 64;
 const ONE_BY_ONE_MAX: u64 = 64;
 /// While there is room for more keys, expired ones stay for so long, in logged time: one look finds many of them.
 const EXPIRY_SLACK_MS: u64 = 1_000;
-/// Longest idempotency key.
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 
 pub(super) fn open_session(
     batch: &mut Batch,

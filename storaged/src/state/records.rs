@@ -6,7 +6,7 @@ use super::{batch, history, keys};
 use bytes::Bytes;
 use mareedb_ipc::wire::command::{Election, Outcome, Rules};
 use mareedb_ipc::wire::storage::SnapshotMeta;
-use mareedb_ipc::wire::{NodeId, Revision, decode, encode, encode_into};
+use mareedb_ipc::wire::{NodeId, Revision, decode, encode_into};
 use serde::{Deserialize, Serialize};
 
 /// Version of all records, the first byte of the state record.
@@ -109,9 +109,7 @@ impl System {
             elections: 0,
         }
     }
-}
 
-impl System {
     /// The one of a tree; that of an empty tree is the first one.
     pub(super) fn of(pin: &Pin, first: &Rules) -> Result<System, StoreError> {
         match pin.get(keys::SYSTEM)? {
@@ -156,10 +154,6 @@ impl System {
     pub(super) fn digest(&self) -> String {
         format!("{:032x}", batch::hash(keys::SYSTEM, &self.write()))
     }
-}
-
-pub(super) fn write<T: Serialize>(value: &T) -> Vec<u8> {
-    encode(value)
 }
 
 pub(super) fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, StoreError> {

@@ -7,6 +7,7 @@ use super::keys::{self, KEY_BYTES_MAX};
 use super::records::{self, Version, VersionRef};
 use super::tree::after_prefix;
 use bytes::Bytes;
+use mareedb_config::bounds;
 use mareedb_ipc::wire::command::{
     Compare, CompareOp, CompareTarget, Item, Op, OpResult, Outcome, Txn, TxnResult,
 };
@@ -20,7 +21,7 @@ use std::ops::Bound;
 // by one with a raised limit would meanwhile disagree about the same entry (DET-1).
 
 /// Largest value.
-const VALUE_BYTES_MAX: usize = 8 << 20;
+const VALUE_BYTES_MAX: usize = bounds::VALUE_BYTES_MAX;
 /// All keys and values of a transaction.
 const TXN_BYTES_MAX: usize = 16 << 20;
 /// Comparisons, and operations of a branch.
@@ -29,7 +30,11 @@ const OPERATIONS_MAX: usize = 4096;
 const RANGE_BYTES_MAX: usize = 1 << 20;
 /// What a transaction may answer: one largest value of the default settings, and its keys. An outcome is kept, sent over
 /// the rings, and is a pair of a snapshot.
-const RESULT_BYTES_MAX: usize = 1600 << 10;
+const RESULT_BYTES_MAX: usize = bounds::OUTCOME_BYTES_MAX;
+/// What the result of a put or delete takes.
+const WRITE_RESULT_BYTES: usize = 2;
+// Hence a branch that only writes never comes to an answer that is too large, and is never taken back.
+const _: () = assert!(OPERATIONS_MAX * WRITE_RESULT_BYTES <= RESULT_BYTES_MAX);
 /// What a version takes besides its value, at most.
 const VERSION_EXTRA_BYTES: usize = 40;
 /// What an item takes besides its key and value, at most: three revisions and versions, two lengths.
@@ -61,7 +66,11 @@ pub(super) fn transact(
     if !within_quota(batch, ops, now.rules.quota_bytes)? {
         return Ok(Outcome::QuotaExceeded);
     }
-    batch.begin();
+    // Only what is read can come to more than an answer may hold: without a read there is nothing to take back.
+    let reads = |op: &Op| matches!(op, Op::Get { .. } | Op::Range { .. });
+    if ops.iter().any(reads) {
+        batch.begin();
+    }
     let mut results = Vec::with_capacity(ops.len());
     let mut bytes = 0;
     for op in ops {
@@ -303,7 +312,7 @@ fn range(batch: &Batch, start: &[u8], end: &[u8], limit: u32) -> Result<OpResult
 fn result_bytes(result: &OpResult) -> usize {
     let item = |item: &Item| item.key.len() + item.value.len() + ITEM_BYTES;
     match result {
-        OpResult::Put | OpResult::Delete { .. } => 2,
+        OpResult::Put | OpResult::Delete { .. } => WRITE_RESULT_BYTES,
         OpResult::Get { item: found } => 2 + found.as_ref().map_or(0, item),
         OpResult::Range { items, .. } => 8 + items.iter().map(item).sum::<usize>(),
     }

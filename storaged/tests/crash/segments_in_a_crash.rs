@@ -7,7 +7,7 @@ use mareedb_ipc::wire::storage::KeyRange;
 use mareedb_ipc::wire::{FIRST_DATA_GROUP, OperationId, RandomId, ReplicaId, Vote, encode};
 use mareedb_storaged::io::{Disk, StdDisk};
 use mareedb_storaged::log::recover::LogError;
-use mareedb_storaged::log::unit::Change;
+use mareedb_storaged::log::unit::{Change, RECORD_EXTRA_BYTES, Record};
 use mareedb_storaged::log::{Log, LogOptions};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -175,7 +175,7 @@ impl Voter {
             };
             Change::Vote { group, vote }
         };
-        let bytes = encode(&change).len() + 64;
+        let bytes = encode(&change).len() + RECORD_EXTRA_BYTES;
         if !self.log.fits(bytes) {
             self.log.recycle();
             if let Some(work) = self.log.prepare() {
@@ -190,9 +190,10 @@ impl Voter {
             disk.write(write.location.segment, write.location.offset, &write.bytes)?;
             self.log.written(write.lsn);
         }
+        let id = id(self.position + 1);
         let write = self
             .log
-            .append(vec![(id(self.position + 1), change)])
+            .take(vec![Record::Operation { id, change }])
             .unwrap();
         self.position += 1;
         disk.write(write.location.segment, write.location.offset, &write.bytes)?;

@@ -248,11 +248,6 @@ impl State {
         self.ending.is_some()
     }
 
-    /// Whether a daemon waits for its back-off.
-    pub fn is_backing_off(&self, role: Role, now: Millis) -> bool {
-        matches!(self.daemons[index_of(role)].phase, Phase::Down { due } if due > now)
-    }
-
     fn awaits_renewal(&self, role: Role) -> bool {
         self.renewals.iter().any(|renewal| renewal.concerns(role))
     }

@@ -197,7 +197,7 @@ impl Daemon {
             }
             "corrupt" => {
                 // As if the other end had written the bad word.
-                let link = mareedb_ipc::ChannelId {
+                let link = mareedb_ipc::LinkId {
                     from: Role::Consensus,
                     to: Role::Storage,
                     lane: Lane::Log(0),

@@ -1,14 +1,13 @@
 //! The cluster under test: real nodes, what keeps them running, and who leads them.
 
 use crate::disk::{Disk, unmount_left_behind};
-use crate::judge::Finding;
+use crate::judge::{Finding, Leaders};
 use mareedb_bench::cluster::{Addresses, Cluster, Node, Options, Site};
 use mareedb_bench::directory::{self, Claim};
 use mareedb_bench::load::number;
 use mareedb_bench::net::Network;
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -62,14 +61,31 @@ pub struct Exit {
     pub expected: bool,
 }
 
+/// A node's files, for faults that move them, or take the room for them: who brings data back needs room for it.
+#[derive(Debug, Default)]
+pub struct Files(tokio::sync::Mutex<()>);
+
+/// The files are one fault's, until this is dropped.
+#[derive(Debug)]
+pub struct Taken<'a> {
+    _files: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Files {
+    /// Takes them; `None`: another fault has them.
+    pub fn take(&self) -> Option<Taken<'_>> {
+        let files = self.0.try_lock().ok()?;
+        Some(Taken { _files: files })
+    }
+}
+
 struct Cell {
     node: Mutex<Node>,
     /// Faults that keep it down.
     held: AtomicU32,
     /// A fault has ended it.
     struck: AtomicBool,
-    /// Held by faults that move its files, or take the room for them.
-    files: tokio::sync::Mutex<()>,
+    files: Files,
 }
 
 /// Running nodes.
@@ -155,7 +171,7 @@ impl Bed {
                 node: Mutex::new(node),
                 held: AtomicU32::new(0),
                 struck: AtomicBool::new(false),
-                files: tokio::sync::Mutex::default(),
+                files: Files::default(),
             });
         }
         let bed = Arc::new(Bed {
@@ -229,9 +245,9 @@ impl Bed {
         self.disks.get(at)
     }
 
-    /// Held by faults that move a node's files, or take the room for them.
-    pub(crate) fn files(&self, at: usize) -> &tokio::sync::Mutex<()> {
-        &self.cells[at].files
+    /// Takes a node's files for a fault; `None`: another one has them.
+    pub(crate) fn take_files(&self, at: usize) -> Option<Taken<'_>> {
+        self.cells[at].files.take()
     }
 
     /// A fault has met what may not be.
@@ -392,7 +408,7 @@ async fn keep(bed: Arc<Bed>) {
 
 /// Asks all nodes who leads, and believes the latest term. RAFT-1: all who name a leader of a term name the same one.
 async fn watch(bed: Arc<Bed>) {
-    let mut leaders: BTreeMap<(u64, u64), String> = BTreeMap::new();
+    let mut leaders = Leaders::default();
     loop {
         tokio::time::sleep(WATCH).await;
         let names = bed.names();
@@ -407,21 +423,8 @@ async fn watch(bed: Arc<Bed>) {
             let Ok(Some(status)) = task.await else {
                 continue;
             };
-            for group in status["groups"].as_array().into_iter().flatten() {
-                let (Some(id), Some(term), Some(leader)) = (
-                    number(&group["id"]),
-                    number(&group["term"]),
-                    group["leader"].as_str(),
-                ) else {
-                    continue;
-                };
-                let known = leaders
-                    .entry((id, term))
-                    .or_insert_with(|| leader.to_owned());
-                if known != leader {
-                    let why = format!("group {id}, term {term}: {known} and {leader} lead");
-                    bed.blame("RAFT-1", why);
-                }
+            for finding in leaders.told(&status["groups"], "id") {
+                bed.blame(&finding.promise, finding.evidence);
             }
             // The group that holds the keys.
             let group = &status["groups"][1];
@@ -457,4 +460,18 @@ pub fn copy_all(from: &Path, to: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_files_are_one_faults_at_a_time() {
+        let files = Files::default();
+        let taken = files.take();
+        assert!(taken.is_some() && files.take().is_none());
+        drop(taken);
+        assert!(files.take().is_some());
+    }
 }

@@ -3,6 +3,7 @@
 //!
 //! Invariant: dropping a [`Disk`] thaws and unmounts it; what a killed runner left is undone by the next one in the same directory.
 
+use crate::bed::Taken;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::statvfs;
 use std::fs::{self, File};
@@ -80,11 +81,11 @@ impl Disk {
         tool("fsfreeze", &[&"-u", &self.at])
     }
 
-    /// Takes all room but `left` bytes.
+    /// Takes all room but `left` bytes, for a fault that has taken the node's files.
     ///
     /// # Errors
     /// Another one than that there is no room.
-    pub fn fill(&self, left: u64) -> io::Result<()> {
+    pub fn fill(&self, left: u64, _: &Taken<'_>) -> io::Result<()> {
         let mut ballast = File::options()
             .create(true)
             .append(true)
@@ -153,6 +154,7 @@ pub fn unmount_left_behind(dir: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bed::Files;
 
     #[test]
     fn a_full_disk_takes_nothing_until_it_is_emptied() {
@@ -163,7 +165,8 @@ mod tests {
         }
         let at = dir.path().join("data");
         let disk = Disk::sized(&dir.path().join("image"), &at, 32 << 20).unwrap();
-        disk.fill(0).unwrap();
+        let files = Files::default();
+        disk.fill(0, &files.take().unwrap()).unwrap();
         let wrote = fs::write(at.join("more"), vec![1u8; 1 << 20]);
         assert_eq!(wrote.unwrap_err().kind(), io::ErrorKind::StorageFull);
         disk.empty();

@@ -1,13 +1,16 @@
 //! After the faults: whether the cluster lives again, its replicas agree, and what clients saw is what is promised.
 
 use crate::bed::{Bed, Exit};
+use crate::fault;
 use crate::gaps::Happened;
 use mareedb_bench::load::number;
 use mareedb_history::check::{Options, all};
 use mareedb_history::{History, Report};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A healed cluster is healthy, serves through every node, and agrees within this. A machine under load is slow; a hang is for ever.
@@ -122,34 +125,56 @@ pub async fn replicas_agree(bed: &Bed) -> Result<(), Finding> {
     }
 }
 
+/// Who leads each term of each group, as far as anybody has said.
+#[derive(Debug, Default)]
+pub(crate) struct Leaders(BTreeMap<(u64, u64), String>);
+
+impl Leaders {
+    /// RAFT-1: whoever names a leader of a term names the same one.
+    pub(crate) fn add(&mut self, group: u64, term: u64, leader: &str) -> Option<Finding> {
+        let known = self
+            .0
+            .entry((group, term))
+            .or_insert_with(|| leader.to_owned());
+        (known != leader).then(|| {
+            let why = format!("group {group}, term {term}: {known} and {leader} lead");
+            Finding::new("RAFT-1", why)
+        })
+    }
+
+    /// Takes in a list that a node tells; `group` is what it calls a group's number.
+    pub(crate) fn told(&mut self, items: &Value, group: &str) -> Vec<Finding> {
+        let items = items.as_array().into_iter().flatten();
+        items
+            .filter_map(|item| {
+                let (group, term) = (number(&item[group])?, number(&item["term"])?);
+                self.add(group, term, item["leader"].as_str()?)
+            })
+            .collect()
+    }
+}
+
 /// RAFT-1, over all elections that any node remembers.
 pub async fn one_leader_a_term(bed: &Bed) -> Vec<Finding> {
-    let mut leaders: BTreeMap<(u64, u64), String> = BTreeMap::new();
+    let mut leaders = Leaders::default();
     let mut findings = Vec::new();
     for at in 0..bed.count() {
-        let Some(told) = bed.ask(at, "/v1/cluster/elections").await else {
-            continue;
-        };
-        for item in told["items"].as_array().into_iter().flatten() {
-            let (Some(group), Some(term), Some(leader)) = (
-                number(&item["group"]),
-                number(&item["term"]),
-                item["leader"].as_str(),
-            ) else {
-                continue;
-            };
-            let known = leaders
-                .entry((group, term))
-                .or_insert_with(|| leader.to_owned());
-            if known != leader {
-                findings.push(Finding::new(
-                    "RAFT-1",
-                    format!("group {group}, term {term}: {known} and {leader} led"),
-                ));
-            }
+        if let Some(told) = bed.ask(at, "/v1/cluster/elections").await {
+            findings.extend(leaders.told(&told["items"], "group"));
         }
     }
     findings
+}
+
+/// LIVE-1, LIVE-2: nobody could write after a fault for longer than neighbours on the machine explain.
+pub fn gap(after: &Happened, gap_ms: u64) -> Option<Finding> {
+    let kind = after.kind;
+    let (promise, most_ms) = fault::of(kind)?.reach.gap_alarm_ms()?;
+    (gap_ms > most_ms).then(|| {
+        let began_ms = after.began_ms;
+        let why = format!("{kind} at {began_ms} ms: nobody could write for {gap_ms} ms");
+        Finding::new(promise, why)
+    })
 }
 
 /// Ends of nodes that no fault explains.
@@ -205,6 +230,27 @@ fn end_of_daemon(line: &str) -> Option<(String, i32)> {
     Some((daemon.to_owned(), code))
 }
 
+/// Broken invariants in what a node has written to its log, and how its daemons have ended. `spoilt`: the memory that they share was.
+fn ends_in(text: &str, node: &str, spoilt: bool) -> (Vec<Finding>, Vec<(String, i32)>) {
+    let explained = |code: i32| match code {
+        LINK_CORRUPT => spoilt,
+        code => !NEVER.contains(&code),
+    };
+    let (mut findings, mut ends) = (Vec::new(), Vec::new());
+    for line in text.lines() {
+        if line.contains("panicked at") {
+            findings.push(Finding::new("PANIC", format!("{node}: {line}")));
+        }
+        if let Some((daemon, code)) = end_of_daemon(line) {
+            if !explained(code) {
+                findings.push(Finding::new("ENDS", format!("{node}: {line}")));
+            }
+            ends.push((daemon, code));
+        }
+    }
+    (findings, ends)
+}
+
 /// Where the look at each log has ended.
 #[derive(Debug, Default)]
 pub struct LogMarks {
@@ -216,20 +262,24 @@ pub struct LogMarks {
 impl LogMarks {
     /// Broken invariants in what nodes have written to their logs since the last look, and how their daemons have ended.
     pub fn broken_invariants(&mut self, bed: &Bed, happened: &[Happened]) -> (Vec<Finding>, Ends) {
+        self.look_at(&bed.logs(), happened)
+    }
+
+    fn look_at(
+        &mut self,
+        logs: &[(String, PathBuf)],
+        happened: &[Happened],
+    ) -> (Vec<Finding>, Ends) {
         let mut findings = Vec::new();
         let mut ends = Ends::new();
         let spoilt = happened
             .iter()
             .filter(|fault| fault.kind == "ring-corrupt")
             .fold(0, |spoilt, fault| spoilt | fault.victims);
-        let explained = |node: usize, code: i32| match code {
-            LINK_CORRUPT => (spoilt | self.spoilt) & (1 << node) != 0,
-            code => !NEVER.contains(&code),
-        };
-        for (node, (name, path)) in bed.logs().into_iter().enumerate() {
+        for (node, (name, path)) in logs.iter().enumerate() {
             let mark = self.seen.entry(name.clone()).or_insert(0);
             let mut text = Vec::new();
-            let read = File::open(&path).and_then(|mut file| {
+            let read = File::open(path).and_then(|mut file| {
                 file.seek(SeekFrom::Start(*mark))?;
                 file.read_to_end(&mut text)
             });
@@ -237,17 +287,10 @@ impl LogMarks {
                 continue;
             }
             *mark += text.len() as u64;
-            for line in String::from_utf8_lossy(&text).lines() {
-                if line.contains("panicked at") {
-                    findings.push(Finding::new("PANIC", format!("{name}: {line}")));
-                }
-                if let Some((daemon, code)) = end_of_daemon(line) {
-                    if !explained(node, code) {
-                        findings.push(Finding::new("ENDS", format!("{name}: {line}")));
-                    }
-                    ends.push((node, daemon, code));
-                }
-            }
+            let spoilt_here = (spoilt | self.spoilt) & (1 << node) != 0;
+            let (broken, ended) = ends_in(&String::from_utf8_lossy(&text), name, spoilt_here);
+            findings.extend(broken);
+            ends.extend(ended.into_iter().map(|(daemon, code)| (node, daemon, code)));
         }
         self.spoilt = spoilt;
         (findings, ends)
@@ -295,6 +338,122 @@ pub fn violations(reports: &[Report]) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+    use std::io::Write;
+
+    fn struck(kind: &'static str, node: usize) -> Happened {
+        Happened {
+            kind,
+            node,
+            victims: 1 << node,
+            began_ms: 5_000,
+            ended_ms: 6_000,
+        }
+    }
+
+    #[test]
+    fn raft_1_whoever_names_another_leader_of_a_term_is_found() {
+        let mut leaders = Leaders::default();
+        assert_eq!(leaders.add(1, 7, "node1"), None);
+        assert_eq!(leaders.add(1, 7, "node1"), None);
+        assert_eq!(leaders.add(1, 8, "node2"), None, "another term");
+        assert_eq!(leaders.add(0, 7, "node2"), None, "another group");
+        let items = json!([
+            {"group": 1, "term": "8", "leader": "node2"},
+            {"group": 1, "term": 9},
+            {"group": "1", "term": 7, "leader": "node3"},
+        ]);
+        let found = leaders.told(&items, "group");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].promise, "RAFT-1");
+        assert!(
+            found[0].evidence.contains("node1 and node3"),
+            "{}",
+            found[0].evidence
+        );
+    }
+
+    #[test]
+    fn a_gap_is_held_to_what_the_fault_takes_away() {
+        for (kind, gap_ms, promise) in [
+            ("kill-storaged", 2_000, None),
+            ("kill-storaged", 2_001, Some("LIVE-1")),
+            ("node-kill", 5_000, None),
+            ("node-kill", 5_001, Some("LIVE-2")),
+            ("all-kill", 60_000, None),
+        ] {
+            let found = gap(&struck(kind, 0), gap_ms).map(|finding| finding.promise);
+            assert_eq!(found.as_deref(), promise, "{kind}: {gap_ms} ms");
+        }
+    }
+
+    #[test]
+    fn a_daemons_end_is_a_finding_unless_it_is_explained() {
+        let found = |code: i32, spoilt: bool| {
+            let text = format!("a word\nstoraged ended: exit code {code} (why): x\n");
+            let (findings, ends) = ends_in(&text, "node1", spoilt);
+            assert_eq!(ends, [("storaged".to_owned(), code)]);
+            findings.len()
+        };
+        for code in NEVER {
+            assert_eq!(found(code, true), 1, "{code}");
+        }
+        assert_eq!((found(76, false), found(76, true)), (1, 0));
+        assert_eq!((found(74, false), found(83, false)), (0, 0));
+        let (panics, ends) = ends_in("thread 'shard-0' panicked at x.rs:1:2:\n", "node1", false);
+        assert_eq!(panics[0].promise, "PANIC");
+        assert!(ends.is_empty());
+    }
+
+    #[test]
+    fn a_log_is_looked_at_once_and_a_spoilt_word_explains_two_rounds() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = ["node1", "node2"].map(|name| (name.to_owned(), dir.path().join(name)));
+        let end = |node: usize, code: i32| {
+            let mut file = File::options()
+                .create(true)
+                .append(true)
+                .open(&logs[node].1)
+                .unwrap();
+            writeln!(file, "storaged ended: exit code {code} (why): x").unwrap();
+        };
+        let mut marks = LogMarks::default();
+        let mut look = |happened: &[Happened]| {
+            let (found, ends) = marks.look_at(&logs, happened);
+            (found.len(), ends.len())
+        };
+        end(0, 70);
+        assert_eq!(look(&[]), (1, 1));
+        assert_eq!(look(&[]), (0, 0), "it was told");
+        end(0, 76);
+        end(1, 76);
+        assert_eq!(look(&[struck("ring-corrupt", 1)]), (1, 2), "of node2");
+        end(1, 76);
+        assert_eq!(look(&[]), (0, 1), "the round after");
+        end(1, 76);
+        assert_eq!(look(&[]), (1, 1));
+    }
+
+    #[test]
+    fn a_nodes_end_is_a_finding_unless_it_is_explained() {
+        for (code, expected, found) in [
+            (None, true, 0),
+            (None, false, 1),
+            (Some(70), true, 0),
+            (Some(70), false, 1),
+            (Some(69), false, 0),
+            (Some(80), false, 0),
+            // Nobody starts it again, whatever has struck it.
+            (Some(81), true, 1),
+        ] {
+            let exit = Exit {
+                node: 0,
+                code,
+                expected,
+            };
+            assert_eq!(exits(&[exit]).len(), found, "{code:?}, {expected}");
+        }
+    }
 
     #[test]
     fn a_daemons_end_is_read_from_the_supervisors_words() {
@@ -311,15 +470,8 @@ mod tests {
             code: None,
             expected: true,
         };
-        let fault = Happened {
-            kind: "net-refuse",
-            node: 0,
-            victims: 1,
-            began_ms: 5_000,
-            ended_ms: 6_000,
-        };
         let refused = [(0, 1_000), (1, 1_000), (2, 5_500)];
-        let found = refusals(&refused, &[gone], &[fault]);
+        let found = refusals(&refused, &[gone], &[struck("net-refuse", 0)]);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].evidence.contains("node1 "), "{found:?}");
     }

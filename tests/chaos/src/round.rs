@@ -2,7 +2,7 @@
 
 use crate::bed::Bed;
 use crate::client::{Api, Client, Reply, Request, Step, Target};
-use crate::fault::{self, Fault};
+use crate::fault::Fault;
 use crate::gaps::{Acks, Happened};
 use crate::inject;
 use crate::judge::{self, Finding, LogMarks};
@@ -178,14 +178,8 @@ pub async fn run(bed: &Arc<Bed>, plan: &Plan, marks: &mut LogMarks) -> Result<Ro
     findings.extend(judge::violations(&reports));
     let mut line = Line::new(plan, bed.count(), &schedule, &happened);
     for (at, gap_ms) in acks.gaps(&happened, end_ms) {
-        let kind = happened[at].kind;
-        line.gap(kind, gap_ms);
-        let alarm = fault::of(kind).and_then(|fault| fault.reach.gap_alarm_ms());
-        if let Some((promise, _)) = alarm.filter(|(_, most_ms)| gap_ms > *most_ms) {
-            let began_ms = happened[at].began_ms;
-            let why = format!("{kind} at {began_ms} ms: nobody could write for {gap_ms} ms");
-            findings.push(Finding::new(promise, why));
-        }
+        line.gap(happened[at].kind, gap_ms);
+        findings.extend(judge::gap(&happened[at], gap_ms));
     }
     for (_, daemon, code) in ends {
         line.end(&daemon, code);

@@ -24,14 +24,24 @@ pub struct Left {
 /// # Errors
 /// Two nodes differ, and go on to, or one does not answer.
 pub async fn same(bed: &Bed, clients: &mut [Client], label: &str) -> Result<Left, Finding> {
-    for _ in 1..TRIES {
+    again(TRIES, async || {
         replicas_agree(bed).await?;
-        if let Ok(left) = all_hold(clients, label).await {
-            return Ok(left);
+        Ok(all_hold(clients, label).await)
+    })
+    .await
+}
+
+/// What the first look that finds nothing sees, or else what the last one finds. The outer finding is final.
+async fn again<T>(
+    tries: usize,
+    mut look: impl AsyncFnMut() -> Result<Result<T, Finding>, Finding>,
+) -> Result<T, Finding> {
+    for _ in 1..tries {
+        if let Ok(seen) = look().await? {
+            return Ok(seen);
         }
     }
-    replicas_agree(bed).await?;
-    all_hold(clients, label).await
+    look().await?
 }
 
 async fn all_hold(clients: &mut [Client], label: &str) -> Result<Left, Finding> {
@@ -105,6 +115,32 @@ mod tests {
             revision: 7,
             version,
         }
+    }
+
+    #[tokio::test]
+    async fn a_difference_is_a_finding_when_it_stays() {
+        let found = |what: &str| Finding::new("DET-1", what);
+        for (differ, same) in [(0, true), (1, true), (TRIES - 1, true), (TRIES, false)] {
+            let mut looks = 0;
+            let came = again(TRIES, async || {
+                looks += 1;
+                Ok(if looks > differ {
+                    Ok(looks)
+                } else {
+                    Err(found("trees differ"))
+                })
+            })
+            .await;
+            assert_eq!(came.is_ok(), same, "{differ} times: {came:?}");
+            assert_eq!(looks, TRIES.min(differ + 1));
+        }
+        let mut looks = 0;
+        let came: Result<(), Finding> = again(TRIES, async || {
+            looks += 1;
+            Err(found("digests differ"))
+        })
+        .await;
+        assert_eq!((came, looks), (Err(found("digests differ")), 1));
     }
 
     #[test]

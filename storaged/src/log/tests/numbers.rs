@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::log::index::Index;
-use crate::log::unit;
+use crate::log::unit::{self, Change};
 use mareedb_ipc::wire::storage::EntryBody;
 use mareedb_ipc::wire::storage::KeyRange;
 use mareedb_ipc::wire::{RandomId, ReplicaId};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Recent durations of writes.
 #[derive(Default)]
-pub(in crate::shard) struct Latencies {
+pub(super) struct Latencies {
     recent: VecDeque<u64>,
     all: Histogram,
 }

@@ -4,17 +4,16 @@ mod latencies;
 mod run;
 mod take;
 
-pub(super) use latencies::Latencies;
-
 use super::answers::Answers;
 use super::end::{Ended, Ends};
 use super::requests::hand;
-use super::threads::{Installed, Keep, Read, Reports, Threads};
+use super::threads::{Installed, Keep, Read, Reports, Shared, Threads};
 use super::writer::{UnitWriter, Writer, Written};
 use crate::fault;
-use crate::log::unit::Record;
+use crate::log::unit::{RECORD_EXTRA_BYTES, Record};
 use crate::log::{Log, Write};
 use crate::state::Store;
+use latencies::Latencies;
 use mareedb_config::Config;
 use mareedb_ipc::wire::storage::{FromStorage, LogEntry, StorageAnswer, StorageRequest, ToStorage};
 use mareedb_ipc::wire::{GroupId, LogPosition, OperationId};
@@ -30,6 +29,8 @@ use std::time::{Duration, Instant};
 const YOUNG: Duration = Duration::from_secs(1);
 /// A quiet log gets its closing mark after so long.
 const QUIET: Duration = Duration::from_millis(200);
+/// What a unit takes beside its header and its records, at most, with some to spare: their number.
+const UNIT_EXTRA_BYTES: usize = 256;
 
 /// A message on its way to being released, or something that waits for a unit to be durable.
 pub(super) struct Step {
@@ -66,7 +67,7 @@ pub(super) struct Pending {
 }
 
 /// A message that waits for its replica to be made; the stream waits behind it.
-pub(super) struct Making {
+struct Making {
     message: ToStorage,
     end: u64,
     bytes: usize,
@@ -90,19 +91,30 @@ enum Room {
     Later,
 }
 
+/// What a main task is made of, beside what it shares with the threads.
+pub(super) struct StepsParts<W> {
+    pub(super) number: u16,
+    pub(super) receiver: Receiver,
+    pub(super) config: Config,
+    pub(super) ends: Ends,
+    pub(super) turns: Arc<AtomicU64>,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) threads: Threads,
+    pub(super) writer: W,
+}
+
 /// The main task, whatever drives it and writes for it.
 pub(super) struct Steps<W> {
-    pub(super) number: u16,
+    number: u16,
     pub(super) receiver: Receiver,
     pub(super) answers: Arc<Answers>,
     pub(super) store: Store,
     pub(super) log: Arc<Mutex<Log>>,
     pub(super) config: Config,
-    pub(super) board: BoardWriter,
-    pub(super) ends: Ends,
-    pub(super) turns: Arc<AtomicU64>,
-    pub(super) stop: Arc<AtomicBool>,
-    pub(super) fresh: bool,
+    board: BoardWriter,
+    ends: Ends,
+    turns: Arc<AtomicU64>,
+    stop: Arc<AtomicBool>,
     pub(super) threads: Threads,
     pub(super) reports: Arc<Mutex<Reports>>,
     pub(super) writer: W,
@@ -110,23 +122,53 @@ pub(super) struct Steps<W> {
     /// Waits for a segment.
     pub(super) pending: Option<Pending>,
     /// Waits for a replica.
-    pub(super) making: Option<Making>,
+    making: Option<Making>,
     /// So much was handed to the applying thread.
     pub(super) handed: u64,
     /// Commit positions that are not in the log yet.
     pub(super) noted: BTreeMap<GroupId, (OperationId, Option<LogPosition>)>,
     /// They are to be logged although nothing else is.
-    pub(super) note: bool,
+    note: bool,
     pub(super) internal: VecDeque<Internal>,
     /// Entries are being moved to another segment.
-    pub(super) moving: bool,
+    moving: bool,
     /// Since when `pending` waits.
-    pub(super) waits_since: Option<Instant>,
-    pub(super) latencies: Latencies,
-    pub(super) began: Instant,
+    waits_since: Option<Instant>,
+    latencies: Latencies,
+    began: Instant,
 }
 
 impl<W: UnitWriter> Steps<W> {
+    /// One that has done nothing yet.
+    pub(super) fn new(shared: &Shared, parts: StepsParts<W>) -> Steps<W> {
+        Steps {
+            number: parts.number,
+            receiver: parts.receiver,
+            answers: shared.answers.clone(),
+            store: shared.store.clone(),
+            log: shared.log.clone(),
+            config: parts.config,
+            board: shared.board.clone(),
+            ends: parts.ends,
+            turns: parts.turns,
+            stop: parts.stop,
+            threads: parts.threads,
+            reports: shared.reports.clone(),
+            writer: parts.writer,
+            queue: VecDeque::new(),
+            pending: None,
+            making: None,
+            handed: 0,
+            noted: BTreeMap::new(),
+            note: false,
+            internal: VecDeque::new(),
+            moving: false,
+            waits_since: None,
+            latencies: Latencies::default(),
+            began: now(),
+        }
+    }
+
     /// The first thing of all.
     pub(super) fn begin(&mut self) {
         self.complete_installs();
@@ -316,7 +358,8 @@ impl<W: UnitWriter> Steps<W> {
 
     fn room_for(&self, pending: &mut Pending) -> Result<Room, Ended> {
         // The encoding of records adds a little to that of messages.
-        let need = pending.bytes + 64 * pending.records.len() + 256;
+        let records = RECORD_EXTRA_BYTES * pending.records.len();
+        let need = pending.bytes + records + UNIT_EXTRA_BYTES;
         let mut log = self.log.lock();
         if log.fits(need) {
             let write = log

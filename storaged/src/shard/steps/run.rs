@@ -1,8 +1,9 @@
 //! The task's loop, and its end.
 
 use super::{Ended, Keep, Next, Quiet, Steps, Writer, hand};
+use crate::log::unit::RECORD_EXTRA_BYTES;
 use futures::StreamExt;
-use futures::channel::mpsc::UnboundedReceiver;
+use futures::channel::mpsc::Receiver;
 use mareedb_ipc::world::now;
 use mareedb_ipc::{ExitCode, Gauge};
 use std::sync::atomic::Ordering;
@@ -16,7 +17,7 @@ const TURNS_IN_A_ROW: u32 = 4;
 const SHOW: Duration = Duration::from_millis(500);
 
 impl Steps<Writer> {
-    pub(in crate::shard) async fn run(mut self, mut rung: UnboundedReceiver<()>) -> Ended {
+    pub(in crate::shard) async fn run(mut self, mut rung: Receiver<()>) -> Ended {
         let ended = self.turns(&mut rung).await;
         if matches!(ended, Ended::Failed(ExitCode::Io | ExitCode::DiskFault, _)) {
             self.board.add(Gauge::IoErrors, 1);
@@ -24,7 +25,7 @@ impl Steps<Writer> {
         ended
     }
 
-    async fn turns(&mut self, rung: &mut UnboundedReceiver<()>) -> Ended {
+    async fn turns(&mut self, rung: &mut Receiver<()>) -> Ended {
         self.begin();
         let mut quiet = Quiet::new();
         let mut in_a_row = 0;
@@ -67,7 +68,7 @@ impl Steps<Writer> {
     }
 
     /// Ends gracefully: the mark says how far the log is durable, and the state machines are flushed.
-    async fn close(&mut self, rung: &mut UnboundedReceiver<()>) -> Result<(), Ended> {
+    async fn close(&mut self, rung: &mut Receiver<()>) -> Result<(), Ended> {
         // Not before the entries that they are about.
         let notes = if self.pending.is_none() {
             self.notes()
@@ -76,7 +77,7 @@ impl Steps<Writer> {
         };
         let closing = {
             let mut log = self.log.lock();
-            if !notes.is_empty() && log.fits(64 * notes.len()) {
+            if !notes.is_empty() && log.fits(RECORD_EXTRA_BYTES * notes.len()) {
                 Some(log.take(notes).map_err(Ended::broken)?)
             } else {
                 log.closing()
@@ -100,7 +101,7 @@ impl Steps<Writer> {
 }
 
 /// Waits until somebody rings, or a turn is due. Several rings are one wake.
-async fn wait(rung: &mut UnboundedReceiver<()>) {
+async fn wait(rung: &mut Receiver<()>) {
     let wake = glommio::timer::timeout(TURN, async {
         Ok::<_, glommio::GlommioError<()>>(rung.next().await)
     });

@@ -262,6 +262,63 @@ fn an_answer_that_is_too_large_takes_the_whole_transaction_back() {
     assert!(*more && items.len() < 5, "{}", items.len());
 }
 
+/// TXN-1, DET-1
+#[test]
+fn what_is_taken_back_leaves_what_the_entries_before_it_in_the_batch_made() {
+    let mut writer = Writer::new();
+    let large = vec![7u8; 900 << 10];
+    for key in [b"a", b"b"] {
+        writer.write(2, None, txn(vec![put(key, &large)]));
+    }
+    let read = |key: &'static [u8]| Op::Get {
+        key: Bytes::from_static(key),
+    };
+    let delete = |key: &'static [u8]| Op::Delete {
+        key: Bytes::from_static(key),
+    };
+    let made = vec![put(b"k", b"1"), put(b"gone", b"1")];
+    let refused = vec![
+        put(b"k", b"22"),
+        delete(b"gone"),
+        put(b"new", b"value"),
+        read(b"a"),
+        read(b"b"),
+    ];
+    let entries: Vec<LogEntry> = [made, refused]
+        .into_iter()
+        .zip(writer.index + 1..)
+        .map(|(ops, number)| entry(number, 3, &write(number, number, None, txn(ops))))
+        .collect();
+    let outcomes = writer.store.apply(GROUP, &entries, 0).unwrap();
+    let outcomes: Vec<Outcome> = outcomes
+        .iter()
+        .map(|(_, outcome)| decode(outcome).unwrap())
+        .collect();
+    assert!(
+        matches!(&outcomes[..], [Outcome::Done(_), Outcome::Invalid { .. }]),
+        "{outcomes:?}"
+    );
+    let one = Some((Bytes::from_static(b"1"), 1));
+    assert_eq!(get(&writer.store, b"k", None), one);
+    assert_eq!(get(&writer.store, b"gone", None), one);
+    assert_eq!(get(&writer.store, b"new", None), None);
+    // Who receives the state counts its digest and its bytes anew.
+    let dir = TempDir::new().unwrap();
+    copy(&writer.store, &store(dir.path()));
+}
+
+/// It is carried out without a way back.
+#[test]
+fn the_largest_transaction_that_only_writes_has_an_answer() {
+    let mut writer = Writer::new();
+    let writes = (0..4096u32).map(|number| put(&number.to_be_bytes(), b"v"));
+    let done = writer.write(2, None, txn(writes.collect()));
+    assert!(
+        matches!(&done, Outcome::Done(done) if done.results.len() == 4096),
+        "{done:?}"
+    );
+}
+
 #[test]
 fn what_no_setting_allows_is_invalid_and_changes_nothing() {
     let mut writer = Writer::new();

@@ -1,6 +1,7 @@
 //! A node that comes back without its data: it must not take part, for it has forgotten what it has promised.
 
 use super::Strike;
+use crate::bed::Taken;
 use nix::sys::signal::Signal;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,12 +15,13 @@ impl Strike<'_> {
     pub(super) async fn remove_data(&self) -> Option<u64> {
         let (bed, at) = (self.bed, self.at);
         let _alone = bed.operator.try_lock().ok()?;
-        let _room = bed.files(at).try_lock().ok()?;
+        let files = bed.take_files(at)?;
         let data = bed.node(at).data.clone();
         let aside: PathBuf = data.with_extension("aside");
         self.end(Signal::SIGKILL).await;
         // Another fault may have the file system stand still.
-        if !block_in_place(|| fs::create_dir_all(&aside).is_ok() && move_all(&data, &aside)) {
+        if !block_in_place(|| fs::create_dir_all(&aside).is_ok() && move_all(&data, &aside, &files))
+        {
             bed.blame("RUNNER", format!("{} cannot be emptied", data.display()));
         }
         bed.release(at);
@@ -40,7 +42,7 @@ impl Strike<'_> {
         self.last().await;
         self.end(Signal::SIGKILL).await;
         // What it has made meanwhile goes.
-        if !block_in_place(|| empty(&data) && move_all(&aside, &data)) {
+        if !block_in_place(|| empty(&data) && move_all(&aside, &data, &files)) {
             bed.blame(
                 "RUNNER",
                 format!("{} cannot be brought back", data.display()),
@@ -64,7 +66,7 @@ fn empty(dir: &Path) -> bool {
 }
 
 /// Moves what is in a directory; copies where it cannot be renamed. Names that a file system keeps for itself stay.
-fn move_all(from: &Path, to: &Path) -> bool {
+fn move_all(from: &Path, to: &Path, _: &Taken<'_>) -> bool {
     fs::read_dir(from)
         .into_iter()
         .flatten()

@@ -31,14 +31,13 @@ impl Strike<'_> {
     /// There is no room, or so little that it soon is none.
     pub(super) async fn fill_disk(&mut self) -> Option<u64> {
         let disk = self.bed.disk(self.at)?;
-        // Who brings this node's data back needs room for it.
-        let _alone = self.bed.files(self.at).try_lock().ok()?;
+        let files = self.bed.take_files(self.at)?;
         let left = if self.random.percent(60) {
             0
         } else {
             self.random.within((4096, 2 << 20))
         };
-        if let Err(error) = tokio::task::block_in_place(|| disk.fill(left)) {
+        if let Err(error) = tokio::task::block_in_place(|| disk.fill(left, &files)) {
             self.bed
                 .blame("RUNNER", format!("cannot fill a disk: {error}"));
         }

@@ -2,12 +2,14 @@
 
 use super::support::{healthy, healthy_three};
 use super::*;
+use mareedb_api::v1::GetResponse;
 use mareedb_api::{ApiError, ErrorCode};
 use nix::sys::signal::Signal;
+use std::net::SocketAddr;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tonic::transport::Endpoint;
+use tokio::net::{TcpSocket, TcpStream};
+use tonic::transport::{Channel, Endpoint};
 
 async fn node_with(config: &str) -> Bed {
     healthy(bed(1, config)).await
@@ -68,7 +70,7 @@ fn errors_name_the_place_in_the_request_and_the_key() {
     block_on(async {
         let bed = one_node().await;
         let node = &bed.cluster.nodes[0];
-        let long = "k".repeat(4097);
+        let (long, beyond) = ("k".repeat(4097), "k".repeat(32_002));
         let get = r#"{"get":{"key":"a"}}"#;
         for (body, code, place) in [
             (
@@ -77,7 +79,7 @@ fn errors_name_the_place_in_the_request_and_the_key() {
                 "success[1].put.key",
             ),
             (
-                format!(r#"{{"failure":[{get},{get},{{"range":{{"end":"{long}k"}}}}]}}"#),
+                format!(r#"{{"failure":[{get},{get},{{"range":{{"end":"{beyond}"}}}}]}}"#),
                 "KEY_TOO_LARGE",
                 "the end of failure[2].range",
             ),
@@ -99,6 +101,18 @@ fn errors_name_the_place_in_the_request_and_the_key() {
             is_error(&answer, 400, code);
             assert!(message(&answer).contains(place), "{}", message(&answer));
         }
+        // Bounds may be those of longer keys than this node takes, as long as there can be such keys.
+        let path = format!("/v1/kv?start={}", "k".repeat(32_001));
+        let passed = call(node, Method::GET, &path, &[], b"").await;
+        assert_eq!(passed.status, 200, "{passed:?}");
+        let path = format!("/v1/kv?start={}", "k".repeat(32_100));
+        let answer = call(node, Method::GET, &path, &[], b"").await;
+        is_error(&answer, 400, "KEY_TOO_LARGE");
+        assert!(
+            message(&answer).contains("the start of the range"),
+            "{}",
+            message(&answer)
+        );
         let unmet = call(
             node,
             Method::DELETE,
@@ -315,6 +329,99 @@ fn a_body_has_its_requests_time_and_no_more_room_than_there_is() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     });
+}
+
+#[test]
+fn answers_that_nobody_reads_take_no_more_room_than_there_is_and_are_given_up() {
+    block_on(async {
+        // They make the room for answers 18 MiB, and what is not read is given up after five seconds.
+        let small = "[limits]\nrequest_bytes_max = 270336\nvalue_bytes_max = 262144\ntimeout_ms_max = 5000\n";
+        let bed = node_with(small).await;
+        let node = &bed.cluster.nodes[0];
+        for (key, bytes) in [("large", VALUE_BYTES), ("small", 1)] {
+            let put = node.client().put(key, &vec![b'v'; bytes]).await.unwrap();
+            assert_eq!(put.status, 200, "{put:?}");
+        }
+        let streams = async {
+            let mut clients = vec![deaf(node).await; 256];
+            let gets = clients.iter_mut().map(|client| get(client, b"large"));
+            let told = tokio::time::timeout(PATIENCE, futures::future::join_all(gets)).await;
+            let told = told.expect("streams that nobody reads stay");
+            let refused = told.iter().filter(|told| {
+                let told = told.as_ref().err().and_then(ApiError::from_status);
+                told.is_some_and(|told| {
+                    told.code == ErrorCode::Overloaded && told.message.contains("not read")
+                })
+            });
+            let refused = refused.count();
+            assert!((128..=224).contains(&refused), "{refused} are refused");
+            assert!(told.iter().all(Result::is_err), "no window was open");
+        };
+        // The stream has ended when its answer waits in the connection.
+        let ended = async {
+            let mut client = deaf(node).await;
+            let told = tokio::time::timeout(PATIENCE, get(&mut client, b"small")).await;
+            let told = told.expect("a connection that nobody reads stays");
+            assert!(told.is_err(), "{told:?}");
+        };
+        let http1 = async {
+            const ASKED: usize = 64;
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_recv_buffer_size(4096).unwrap();
+            let mut stream = socket.connect(node.rest()).await.unwrap();
+            let asked = "GET /v1/kv/large HTTP/1.1\r\nhost: a\r\n\r\n".repeat(ASKED);
+            stream.write_all(asked.as_bytes()).await.unwrap();
+            closed_there(&stream).await;
+            let mut heard = Vec::new();
+            // It may end in the middle.
+            let _ = stream.read_to_end(&mut heard).await;
+            assert!(heard.len() < ASKED * VALUE_BYTES, "all is there");
+        };
+        tokio::join!(streams, ended, http1);
+        let read = call(node, Method::GET, "/v1/kv/large", &[], b"").await;
+        assert_eq!((read.status.as_u16(), read.body.len()), (200, VALUE_BYTES));
+    });
+}
+
+const VALUE_BYTES: usize = 256 << 10;
+
+/// A client over gRPC that lets nothing of an answer in.
+async fn deaf(node: &Node) -> KvClient<Channel> {
+    let endpoint = Endpoint::new(format!("http://{}", node.grpc())).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(0_u32);
+    KvClient::new(endpoint.connect().await.unwrap())
+}
+
+async fn get(
+    client: &mut KvClient<Channel>,
+    key: &'static [u8],
+) -> Result<tonic::Response<GetResponse>, tonic::Status> {
+    let request = GetRequest {
+        key: Bytes::from_static(key),
+        ..GetRequest::default()
+    };
+    client.get(request).await
+}
+
+/// Waits until the other end has closed a connection, however much of what it has said before is still on its way.
+async fn closed_there(stream: &TcpStream) {
+    let shown = |addr: SocketAddr| match addr {
+        SocketAddr::V4(addr) => {
+            let ip = u32::from_ne_bytes(addr.ip().octets());
+            format!("{ip:08X}:{:04X}", addr.port())
+        }
+        SocketAddr::V6(_) => panic!("{addr}"),
+    };
+    let (own, other) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+    let established = format!("{} {} 01", shown(other), shown(own));
+    let end = Instant::now() + PATIENCE;
+    while std::fs::read_to_string("/proc/net/tcp")
+        .unwrap()
+        .contains(&established)
+    {
+        assert!(Instant::now() < end, "a connection that nobody reads stays");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[test]

@@ -155,6 +155,16 @@ mod tests {
         }
     }
 
+    /// A restart of the process is no way to follow a wall clock that is known to be wrong.
+    #[test]
+    fn what_the_wall_clock_is_ahead_by_outlives_the_process() {
+        let hour_ms = 3_600_000;
+        let clock = HybridClock::new(500, hour_ms);
+        let behind_ms = clock.wall_ms().saturating_sub(clock.revision().unix_ms());
+        let minute_ms = 60_000;
+        assert!(behind_ms.abs_diff(hour_ms) < minute_ms, "{behind_ms}");
+    }
+
     /// A clock that shows a million milliseconds now.
     fn state(now: Instant) -> State {
         State {

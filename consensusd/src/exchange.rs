@@ -245,6 +245,7 @@ impl Exchange {
     pub fn keep(&self, members: &BTreeSet<String>) {
         self.inner.lock().down.retain(|addr| members.contains(addr));
         self.evidence.keep(members);
+        self.takes.keep(members);
     }
 
     /// What was asked of `addr` on this way is lost: a frame was dropped, or the bulk stream broke.

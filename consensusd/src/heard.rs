@@ -7,7 +7,7 @@ use crate::rt;
 use mareedb_ipc::wire::ReplicaId;
 use std::time::{Duration, Instant};
 
-/// When an append last came, and the newest leader that sent one.
+/// The newest leader that sent an append, and when its last one came.
 pub struct Heard {
     at: Instant,
     leader: Option<(u64, ReplicaId)>,
@@ -22,15 +22,15 @@ impl Heard {
         }
     }
 
-    /// An append of the leader of a term.
+    /// An append of the leader of a term. One that a later leader has deposed does not know it yet: it breaks no silence.
     pub fn hear(&mut self, term: u64, from: ReplicaId) {
-        self.at = rt::now();
         if self.leader.is_none_or(|(known, _)| known <= term) {
+            self.at = rt::now();
             self.leader = Some((term, from));
         }
     }
 
-    /// How long nothing has come.
+    /// How long nothing has come of it.
     pub fn silence(&self) -> Duration {
         rt::now().saturating_duration_since(self.at)
     }
@@ -72,5 +72,18 @@ mod tests {
         heard.hear(2, ReplicaId(5));
         assert_eq!(heard.newer(None, 2, PATIENCE), (Some(7), 3));
         assert_eq!(heard.newer(Some(5), 2, Duration::ZERO), (None, 3));
+    }
+
+    #[test]
+    fn a_deposed_leader_does_not_speak_for_its_successor() {
+        let mut heard = Heard::nothing();
+        heard.hear(3, ReplicaId(7));
+        let silence = Duration::from_secs(1);
+        heard.at -= silence;
+        heard.hear(2, ReplicaId(5));
+        assert_eq!(heard.newer(Some(5), 2, silence), (None, 3));
+        assert!(heard.silence() >= silence);
+        heard.hear(3, ReplicaId(7));
+        assert_eq!(heard.newer(Some(5), 2, PATIENCE), (Some(7), 3));
     }
 }

@@ -27,6 +27,8 @@ pub mod start;
 pub mod succession;
 pub mod takes;
 pub mod tenure;
+#[cfg(test)]
+mod testing;
 pub mod view;
 
 use host::{Host, Lanes};

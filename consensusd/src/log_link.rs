@@ -247,7 +247,8 @@ impl LogLink {
         }
     }
 
-    /// Completes what the head has passed. `true`: nothing more will happen without a ring of the doorbell.
+    /// Completes what the head has passed, and nothing else: openraft counts it as this replica's part of a quorum (DUR-1). `true`:
+    /// nothing more will happen without a ring of the doorbell.
     ///
     /// # Errors
     /// The ring is corrupt.

@@ -2,11 +2,11 @@
 
 use crate::client::{Call, Client};
 use crate::planted::{Fault, planted};
-use crate::raft::{Raft, leader_node};
+use crate::raft::{Raft, leader_node, position};
 use crate::rt;
+use mareedb_ipc::wire::LogPosition;
 use mareedb_ipc::wire::gateway::ConsensusError;
 use openraft::ReadPolicy;
-use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ impl Reads {
             });
         }
         match raft.get_read_linearizer(policy()).await {
-            Ok(linearizer) => Ok(self.not_before(linearizer.read_log_id().index())),
+            Ok(linearizer) => Ok(self.not_before(position(linearizer.read_log_id().log_id()))),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(ConsensusError::NotLeader {
                     leader: forward.leader_node.as_ref().map(|place| place.node),
@@ -103,23 +103,18 @@ impl Reads {
     /// openraft reuses the blank entry of a restored leader, and releases the commit index before it is saved: its read
     /// index may lie before entries that were acknowledged before the restart. All that the log held then must be applied
     /// before anything is read. Only in the restored term: a later one has a blank entry of its own, and a log that may be
-    /// shorter.
-    fn not_before(&self, index: u64) -> u64 {
+    /// shorter. openraft's read index is of the term in which it was asked for.
+    fn not_before(&self, at: LogPosition) -> u64 {
         match self.0.restored {
-            Some(restored)
-                if restored.term == term(&self.0.raft) && !planted(Fault::RestoredReads) =>
-            {
-                index.max(restored.last)
+            Some(restored) if restored.term == at.term && !planted(Fault::RestoredReads) => {
+                at.index.max(restored.last)
             }
-            _ => index,
+            _ => at.index,
         }
     }
 }
 
-fn term(raft: &Raft) -> u64 {
-    raft.metrics().borrow_watched().current_term
-}
-
+/// RAFT-4: a round to the voters, whatever lease runs.
 fn policy() -> ReadPolicy {
     if planted(Fault::LeaseReads) {
         return ReadPolicy::LeaseRead;

@@ -9,7 +9,9 @@ use crate::frames::Route;
 use crate::heard::Heard;
 use crate::incoming::Incoming;
 use crate::log_link::LogLink;
+use crate::planted::{Fault, planted};
 use crate::proposals::{Proposals, Word};
+use crate::raft::behind::Behind;
 use crate::raft::log_store::LogStore;
 use crate::raft::{C, Raft, leader_node, position};
 use crate::reads::Reads;
@@ -38,6 +40,7 @@ struct Shared {
     range: KeyRange,
     raft: Raft,
     log: LogStore,
+    behind: Behind,
     link: Arc<LogLink>,
     tenure: Tenure,
     exchange: Arc<Exchange>,
@@ -91,6 +94,7 @@ impl Replica {
             range: started.range,
             raft: started.raft,
             log: started.log,
+            behind: started.behind,
             link: started.link,
             tenure: started.tenure,
             exchange: started.exchange,
@@ -123,6 +127,10 @@ impl Replica {
     pub fn log(&self) -> &LogStore {
         &self.0.log
     }
+    /// For whom the log is kept while this replica leads.
+    pub fn behind(&self) -> &Behind {
+        &self.0.behind
+    }
 
     /// Whether it stands for election from now on.
     pub fn let_stand(&self, stands: Stands) {
@@ -140,8 +148,11 @@ impl Replica {
 
     /// The last entry that storaged has applied, as far as is known: what it forgets of that is to be applied again.
     pub fn applied(&self) -> Option<LogPosition> {
-        let known = metrics(self).last_applied.as_ref().map(position);
-        known.max(self.0.applied)
+        let shown = metrics(self).last_applied.as_ref().map(position);
+        if planted(Fault::StartedShown) {
+            return shown;
+        }
+        shown.max(self.0.applied)
     }
 
     /// Questions to peers.
@@ -208,5 +219,20 @@ impl Replica {
             tracing::warn!(%error, "the group's task");
         }
         self.0.tenure.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{END, Follower};
+
+    /// LIVE-4: before openraft has said anything, what storaged had applied is known, to be applied again.
+    #[tokio::test]
+    async fn what_storaged_had_applied_is_known_from_the_start() {
+        let follower = Follower::start().await;
+        let replica = &follower.replica;
+        assert_eq!(metrics(replica).last_applied, None);
+        assert_eq!(replica.applied(), Some(END));
     }
 }

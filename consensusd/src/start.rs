@@ -5,6 +5,7 @@ use crate::formation::{Member, Proposal};
 use crate::frames::Route;
 use crate::log_link::LogLink;
 use crate::planted::{Fault, planted};
+use crate::raft::behind::Behind;
 use crate::raft::log_store::LogStore;
 use crate::raft::network::Factory;
 use crate::raft::state_machine::StateMachine;
@@ -19,10 +20,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Entries after which a snapshot lets older ones go.
+/// Entries after which a snapshot covers them.
 const ENTRIES_PER_SNAPSHOT: u64 = 20_000;
-/// Entries kept behind a snapshot, so that a follower that was away for a moment needs none.
-const ENTRIES_KEPT: u64 = 20_000;
 /// Entries of one request to a peer; small ones reach this before their bytes reach the log's own bound.
 const ENTRIES_PER_REQUEST_MAX: u64 = 512;
 /// Pauses between tries of a peer that does not answer. Short: it may be back in a moment.
@@ -64,6 +63,8 @@ pub struct Started {
     pub raft: Raft,
     /// Its log.
     pub log: LogStore,
+    /// For whom the log is kept while this replica leads.
+    pub behind: Behind,
     /// The leadership that it was restored with.
     pub restored: Option<Restored>,
     /// The last entry that storaged had applied.
@@ -138,6 +139,7 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
     let tenure = Tenure::new(start.link.clone());
     let machine = StateMachine::recovered(tenure.clone(), start.group, state.applied.clone());
     let config = raft_config(&start.config, start.formed.cluster, clean)?;
+    let behind = Behind::default();
     let network = Factory {
         exchange: start.exchange.clone(),
         link: start.link.clone(),
@@ -145,6 +147,7 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
         group: start.group,
         from: own,
         patience: Duration::from_millis(start.config.cluster.election_timeout_min_ms),
+        behind: behind.clone(),
     };
     let raft = Raft::new(own.0, Arc::new(config), network, log.clone(), machine)
         .await
@@ -170,6 +173,7 @@ pub async fn start_replica(start: Start) -> Result<Started, String> {
         range: start.range,
         raft,
         log,
+        behind,
         restored,
         applied: state.applied.last_applied,
         link: start.link,
@@ -195,7 +199,8 @@ fn raft_config(
         quorum_loss_probe_interval: Some(2 * times.election_timeout_max_ms),
         backoff: BACKOFF.into(),
         snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
-        max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+        // What may go is up to the host, which knows whom the log is kept for.
+        max_in_snapshot_log_to_keep: u64::MAX,
         max_payload_entries: ENTRIES_PER_REQUEST_MAX,
         ..openraft::Config::default()
     };
@@ -239,6 +244,7 @@ mod tests {
     use super::*;
     use mareedb_ipc::wire::{LogPosition, OperationId, ReplicaId, Vote};
 
+    /// RAFT-3
     #[test]
     fn leadership_is_restored_only_over_the_link_that_carried_the_vote() {
         let (here, other) = (RandomId(1), RandomId(2));

@@ -212,6 +212,7 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{self, Follower};
 
     #[test]
     fn evidence_ends_with_the_next_word_of_the_node() {
@@ -224,6 +225,21 @@ mod tests {
         assert!(evidence.is_gone("a"), "the word was a late one");
         evidence.keep(&BTreeSet::from(["b".to_owned()]));
         assert!(!evidence.is_gone("a"), "it is no member");
+    }
+
+    #[tokio::test]
+    async fn who_does_not_stand_looks_for_no_successor() {
+        let mut follower = Follower::start().await;
+        follower.follows().await;
+        let leader = testing::formed().members.remove(0).facts.addr;
+        follower.replica.exchange().evidence().refused(&leader);
+        follower.replica.let_stand(Stands::No);
+        follower.replica.suspect(&leader);
+        assert!(follower.asked().await.is_empty());
+        follower.replica.let_stand(Stands::Yes);
+        follower.replica.suspect(&leader);
+        let asked = follower.asked().await;
+        assert!(matches!(asked[..], [Ask::LeaderGone { .. }]), "{asked:?}");
     }
 
     #[test]

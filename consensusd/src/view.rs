@@ -156,6 +156,11 @@ fn sound(sources: &Sources<'_>, place: &Place) -> bool {
     }
 }
 
+/// Whether this replica follows the leader that it shows, with its term: openraft knows it, too, and nobody has only been heard of.
+fn follows(shown: (Option<u64>, u64), known: (Option<u64>, u64)) -> bool {
+    shown == known
+}
+
 /// Whether a leader leads. One that this replica follows does. One that it has only heard of does if a majority of the voters is sound, and
 /// so can follow.
 fn followed(sources: &Sources<'_>, follows: bool, voters: &[Option<&Place>]) -> bool {
@@ -183,7 +188,8 @@ fn group(sources: &Sources<'_>, id: GroupId, replica: &Replica) -> GroupView {
     } else {
         true
     };
-    let follows = (leading, term) == (metrics.current_leader, metrics.current_term);
+    let known = (metrics.current_leader, metrics.current_term);
+    let follows = follows((leading, term), known);
     let places: Vec<Option<&Place>> = voters
         .iter()
         .map(|voter| membership.get_node(voter))
@@ -292,6 +298,14 @@ mod tests {
         };
         let voters: Vec<Option<&Place>> = places.iter().map(Some).collect();
         followed(&sources, follows, &voters)
+    }
+
+    #[test]
+    fn who_is_only_heard_of_is_not_followed() {
+        assert!(follows((Some(7), 3), (Some(7), 3)));
+        assert!(!follows((Some(7), 3), (None, 3)), "in the same term");
+        assert!(!follows((Some(7), 3), (Some(5), 2)));
+        assert!(!follows((Some(7), 3), (Some(7), 2)));
     }
 
     /// Node 2 is the leader.

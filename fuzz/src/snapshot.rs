@@ -180,9 +180,10 @@ pub fn run(mut bytes: &[u8]) {
         .collect();
     let mut taken = 0;
     for (number, entries) in (0..).zip(pairs.chunks(usize::from(head.chunk).max(1))) {
+        let after = pairs.get(taken + entries.len());
         let chunk = SnapshotChunk {
             entries: entries.to_vec(),
-            next: None,
+            next: after.map(|(key, _)| key.clone()),
         };
         if store.install_chunk(install, number, &chunk).is_err() {
             break;

@@ -14,9 +14,9 @@ use std::task::{Context, Poll};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 /// What a request takes beside its body's bytes, so that there are not any number of them that have sent none.
-const REQUEST_BYTES: usize = 4 << 10;
+pub(crate) const REQUEST_BYTES: usize = 4 << 10;
 
-/// The room.
+/// The room, of requests' bodies or of answers.
 #[derive(Debug)]
 pub struct Bodies {
     taken: AtomicUsize,
@@ -41,21 +41,40 @@ impl Bodies {
 
     /// Room for a request whose body is still to come, if there is any.
     pub fn admit(self: &Arc<Self>) -> Option<Arc<Room>> {
+        self.room(REQUEST_BYTES, self.max)
+    }
+
+    /// Room for so many bytes, unless more than `max` were taken then.
+    pub(crate) fn room(self: &Arc<Self>, bytes: usize, max: usize) -> Option<Arc<Room>> {
         let room = Arc::new(Room {
             bodies: self.clone(),
             bytes: AtomicUsize::new(0),
         });
-        room.grow(REQUEST_BYTES).then_some(room)
+        room.grow_within(bytes, max).then_some(room)
+    }
+
+    /// Its bytes.
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
+    /// Whether all is taken at this moment.
+    pub(crate) fn is_full(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) >= self.max
     }
 }
 
 impl Room {
     /// Takes more; `false`: there is none.
     fn grow(&self, bytes: usize) -> bool {
+        self.grow_within(bytes, self.bodies.max)
+    }
+
+    fn grow_within(&self, bytes: usize, max: usize) -> bool {
         let taken = &self.bodies.taken;
         let more = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
             let after = taken.checked_add(bytes)?;
-            (after <= self.bodies.max).then_some(after)
+            (after <= max).then_some(after)
         });
         if more.is_ok() {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -2,8 +2,10 @@
 //! what a request costs, or refusing does not help.
 //!
 //! This is only the cheap look. What is let through takes its place once it is decoded, and may still be refused there. Until then its
-//! body takes room as it arrives, and has the longest time that a request may ask for.
+//! body takes room as it arrives, and has the longest time that a request may ask for. Its answer takes room until the client has read it;
+//! while there is none for answers, what may have a long one is refused, too.
 
+use crate::answers::{self, Answer, Tells};
 use crate::bodies::{self, Metered, Room};
 use crate::core::Core;
 use crate::{grpc, rest};
@@ -44,11 +46,12 @@ impl Gate {
         }
     }
 
-    fn refusal(&self, api: Api) -> Response<Body> {
+    /// No place: it is said so often that it is made once.
+    fn no_place(&self, api: Api) -> Response<Answer> {
         match api {
-            Api::Rest => rest::failure(self.core.full()),
+            Api::Rest => refusal(self.core.full(), api),
             Api::Grpc => {
-                let mut response = Response::new(Body::empty());
+                let mut response = Response::new(Answer::small(Body::empty()));
                 *response.headers_mut() = (*self.refused).clone();
                 response
             }
@@ -56,55 +59,93 @@ impl Gate {
     }
 }
 
+/// What is said instead of an answer.
+fn refusal(error: ApiError, api: Api) -> Response<Answer> {
+    let answer = match api {
+        Api::Rest => rest::failure(error),
+        Api::Grpc => error.to_status().into_http(),
+    };
+    answer.map(Answer::small)
+}
+
 impl Service<Request<Incoming>> for Gate {
-    type Response = Response<Body>;
+    type Response = Response<Answer>;
     type Error = Infallible;
     type Future = Either<
-        Ready<Result<Response<Body>, Infallible>>,
-        BoxFuture<'static, Result<Response<Body>, Infallible>>,
+        Ready<Result<Response<Answer>, Infallible>>,
+        BoxFuture<'static, Result<Response<Answer>, Infallible>>,
     >;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        if self.core.admission.is_full()
-            && let Some((api, what)) = operation(request.method(), request.uri().path())
-        {
-            self.count(what);
-            return Either::Left(ready(Ok(self.refusal(api))));
+        let path = request.uri().path();
+        let operation = operation(request.method(), path);
+        let api = if path.starts_with(grpc::PATHS) {
+            Api::Grpc
+        } else {
+            Api::Rest
+        };
+        if self.core.admission.is_full() && operation.is_some() {
+            count(&self.core, operation);
+            return Either::Left(ready(Ok(self.no_place(api))));
         }
-        let ours = request.uri().path().starts_with(grpc::PATHS);
+        if operation.is_some_and(may_be_long) && self.core.answers.is_full() {
+            count(&self.core, operation);
+            return Either::Left(ready(Ok(refusal(answers::full(), api))));
+        }
         let mut room = None;
         if !request.body().is_end_stream() {
             room = self.core.bodies.admit();
             if room.is_none() {
-                if let Some((_, what)) = operation(request.method(), request.uri().path()) {
-                    self.count(what);
-                }
-                let refused = bodies::full();
-                return Either::Left(ready(Ok(if ours {
-                    refused.to_status().into_http()
-                } else {
-                    rest::failure(refused)
-                })));
+                count(&self.core, operation);
+                return Either::Left(ready(Ok(refusal(bodies::full(), api))));
             }
         }
-        Either::Right(Box::pin(self.serve(request, room, ours)))
+        Either::Right(Box::pin(self.serve(request, room, api, operation)))
     }
 }
 
-impl Gate {
-    /// Counts a refusal.
-    fn count(&self, what: &'static str) {
-        let code = ErrorCode::Overloaded.as_str();
-        self.core.metrics.count(what, code, Duration::ZERO);
+/// Counts the refusal of an operation.
+fn count(core: &Core, operation: Option<&'static str>) {
+    let code = ErrorCode::Overloaded.as_str();
+    if let Some(what) = operation {
+        core.metrics.count(what, code, Duration::ZERO);
     }
+}
 
-    /// `room` is taken until the request is answered; `ours`: it is a call of our services.
+/// Whether an operation may give what is stored.
+fn may_be_long(what: &str) -> bool {
+    matches!(what, "get" | "range" | "txn")
+}
+
+/// The answer as it goes out, or that there is no room for it.
+fn given(
+    core: &Core,
+    answer: Response<Body>,
+    api: Api,
+    operation: Option<&'static str>,
+) -> Response<Answer> {
+    let tells = match operation {
+        Some("get" | "range") => Tells::Read,
+        Some(_) => Tells::Done,
+        None => Tells::State,
+    };
+    let (head, body) = answer.into_parts();
+    let Some(body) = Answer::held(body, &core.answers, tells) else {
+        count(core, operation);
+        return refusal(answers::full(), api);
+    };
+    Response::from_parts(head, body)
+}
+
+impl Gate {
+    /// `room` is taken until the request is answered.
     fn serve(
         &self,
         request: Request<Incoming>,
         room: Option<Arc<Room>>,
-        ours: bool,
-    ) -> impl Future<Output = Result<Response<Body>, Infallible>> + use<> {
+        api: Api,
+        operation: Option<&'static str>,
+    ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<> {
         let until = Instant::now() + self.body_limit;
         let body_room = room.clone();
         let asked = request.map(|body| Metered::new(body, body_room, until));
@@ -113,10 +154,12 @@ impl Gate {
         async move {
             let mut response = answer.await?;
             drop(room);
-            if ours && let Some(error) = grpc::unexplained(&core, response.headers()) {
+            if api == Api::Grpc
+                && let Some(error) = grpc::unexplained(&core, response.headers())
+            {
                 response = ApiError::to_status(&error).into_http();
             }
-            Ok(response)
+            Ok(given(&core, response, api, operation))
         }
     }
 }
@@ -127,31 +170,29 @@ enum Api {
     Grpc,
 }
 
-/// What takes a place among the requests in flight, and as what it is counted.
-fn operation(method: &Method, path: &str) -> Option<(Api, &'static str)> {
+/// As what it is counted what takes a place among the requests in flight.
+fn operation(method: &Method, path: &str) -> Option<&'static str> {
     if let Some(call) = path.strip_prefix("/mareedb.v1.Kv/") {
-        let what = match call {
-            "Put" => "put",
-            "Get" => "get",
-            "Delete" => "delete",
-            "Range" => "range",
-            "Txn" => "txn",
-            _ => return None,
+        return match call {
+            "Put" => Some("put"),
+            "Get" => Some("get"),
+            "Delete" => Some("delete"),
+            "Range" => Some("range"),
+            "Txn" => Some("txn"),
+            _ => None,
         };
-        return Some((Api::Grpc, what));
     }
     if path == rest::TXN {
-        return (method == Method::POST).then_some((Api::Rest, "txn"));
+        return (method == Method::POST).then_some("txn");
     }
-    let what = match path.strip_prefix(rest::KEYS)? {
-        "" | "/" if method == Method::GET => "range",
-        key if !key.starts_with('/') => return None,
-        _ if method == Method::GET => "get",
-        _ if method == Method::PUT => "put",
-        _ if method == Method::DELETE => "delete",
-        _ => return None,
-    };
-    Some((Api::Rest, what))
+    match path.strip_prefix(rest::KEYS)? {
+        "" | "/" if method == Method::GET => Some("range"),
+        key if !key.starts_with('/') => None,
+        _ if method == Method::GET => Some("get"),
+        _ if method == Method::PUT => Some("put"),
+        _ if method == Method::DELETE => Some("delete"),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -160,19 +201,14 @@ mod tests {
 
     #[test]
     fn only_requests_for_keys_are_refused() {
-        let rest = |what| Some((Api::Rest, what));
         let cases = [
-            (Method::PUT, "/v1/kv/a", rest("put")),
-            (Method::GET, "/v1/kv/a/b", rest("get")),
-            (Method::DELETE, "/v1/kv/%2F", rest("delete")),
-            (Method::GET, "/v1/kv", rest("range")),
-            (Method::GET, "/v1/kv/", rest("range")),
-            (Method::POST, "/v1/txn", rest("txn")),
-            (
-                Method::POST,
-                "/mareedb.v1.Kv/Range",
-                Some((Api::Grpc, "range")),
-            ),
+            (Method::PUT, "/v1/kv/a", Some("put")),
+            (Method::GET, "/v1/kv/a/b", Some("get")),
+            (Method::DELETE, "/v1/kv/%2F", Some("delete")),
+            (Method::GET, "/v1/kv", Some("range")),
+            (Method::GET, "/v1/kv/", Some("range")),
+            (Method::POST, "/v1/txn", Some("txn")),
+            (Method::POST, "/mareedb.v1.Kv/Range", Some("range")),
             // Nothing, or what an operator needs most under overload.
             (Method::POST, "/v1/kv/a", None),
             (Method::GET, "/v1/txn", None),

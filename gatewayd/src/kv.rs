@@ -5,6 +5,7 @@ use crate::core::Core;
 use bytes::Bytes;
 use mareedb_api::v1::{self, Consistency};
 use mareedb_api::{ApiError, ErrorCode, IDEMPOTENCY_KEY_BYTES_MAX};
+use mareedb_config::bounds::KEY_BYTES_MAX;
 use mareedb_ipc::wire::command::{
     Compare, CompareOp, CompareTarget, IdempotencyKey, Item, Op, OpResult, Txn, TxnResult,
 };
@@ -19,6 +20,9 @@ mod txn;
 
 pub(crate) use range::go_on;
 use range::{after, bounds};
+
+/// The longest bound of a range: the first key after the longest one that any node may have stored.
+const BOUND_BYTES_MAX: u64 = KEY_BYTES_MAX as u64 + 1;
 
 const _: () = assert!(
     IDEMPOTENCY_KEY_BYTES_MAX == mareedb_config::bounds::IDEMPOTENCY_KEY_BYTES_MAX,
@@ -63,13 +67,6 @@ impl Core {
         check_length(at, key, self.config.limits.key_bytes_max)
     }
 
-    /// Bounds of a range. The first key after the longest one is a byte longer than any key.
-    fn check_bounds(&self, at: Arguments<'_>, start: &[u8], end: &[u8]) -> Result<(), ApiError> {
-        let max = self.config.limits.key_bytes_max + 1;
-        check_length(format_args!("the start of {at}"), start, max)?;
-        check_length(format_args!("the end of {at}"), end, max)
-    }
-
     fn check_value(&self, at: Arguments<'_>, value: &[u8]) -> Result<(), ApiError> {
         let max = self.config.limits.value_bytes_max;
         if value.len() as u64 > max {
@@ -83,7 +80,7 @@ impl Core {
 
     async fn transact(
         &self,
-        txn: Txn,
+        mut txn: Txn,
         idempotency_key: &str,
         timeout_ms: u64,
     ) -> Result<TxnResult, ApiError> {
@@ -97,6 +94,12 @@ impl Core {
             key: idempotency_key.to_owned(),
             fingerprint: xxhash_rust::xxh3::xxh3_128(&encode(&txn)),
         });
+        // After the fingerprint: a repeat may come through a node that cuts ranges elsewhere.
+        for op in txn.success.iter_mut().chain(&mut txn.failure) {
+            if let Op::Range { limit, .. } = op {
+                *limit = self.page_items(u64::from(*limit));
+            }
+        }
         let deadline = self.deadline(timeout_ms)?;
         let place = self.admit(Kind::Write)?;
         let done = self.write(txn, idempotency, deadline).await?;
@@ -193,7 +196,7 @@ impl Core {
     pub async fn page(&self, request: &v1::RangeRequest, limit: u32) -> Result<Page, ApiError> {
         let at = format_args!("the range");
         let (start, end) = bounds(at, &request.start, &request.end, request.prefix.as_ref())?;
-        self.check_bounds(at, &start, &end)?;
+        check_bounds(at, &start, &end)?;
         let deadline = self.deadline(request.timeout_ms)?;
         let _place = self.admit(Kind::Other)?;
         let max_bytes = self.config.limits.page_bytes_max;
@@ -275,6 +278,12 @@ fn check_length(at: Arguments<'_>, key: &[u8], max: u64) -> Result<(), ApiError>
     ))
 }
 
+/// Bounds of a range, which may be those of keys that are longer than this node would store: a page that ends at one goes on from there.
+fn check_bounds(at: Arguments<'_>, start: &[u8], end: &[u8]) -> Result<(), ApiError> {
+    check_length(format_args!("the start of {at}"), start, BOUND_BYTES_MAX)?;
+    check_length(format_args!("the end of {at}"), end, BOUND_BYTES_MAX)
+}
+
 fn past(revision: u64) -> Option<Revision> {
     (revision != 0).then_some(Revision(revision))
 }
@@ -318,6 +327,35 @@ fn to_result(result: OpResult) -> v1::OpResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::tests::Bed;
+    use mareedb_config::Config;
+
+    #[tokio::test]
+    async fn a_page_may_end_at_a_key_that_is_too_long_to_be_written_here() {
+        let mut config = Config::default();
+        config.limits.key_bytes_max = 64;
+        let core = Bed::new(config).core;
+        let key = vec![b'k'; KEY_BYTES_MAX];
+        let next = after(&key);
+        let at = format_args!("the range");
+        assert_eq!(check_bounds(at, &next, &next), Ok(()));
+        let beyond = after(&next);
+        for told in [
+            core.check_key(at, &key),
+            check_bounds(at, &beyond, b""),
+            check_bounds(at, b"", &beyond),
+        ] {
+            assert_eq!(told.unwrap_err().code, ErrorCode::KeyTooLarge);
+        }
+        // The scan itself takes it: nobody has told yet where to read.
+        let request = v1::RangeRequest {
+            start: next,
+            timeout_ms: 1,
+            ..v1::RangeRequest::default()
+        };
+        let told = core.page(&request, 1).await;
+        assert_eq!(told.err().map(|told| told.code), Some(ErrorCode::NotReady));
+    }
 
     #[test]
     fn keys_are_shown_as_text_and_cut() {

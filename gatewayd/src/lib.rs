@@ -4,6 +4,7 @@
 //! state machine (sessions), or with consensusd.
 
 pub mod admission;
+pub mod answers;
 pub mod bodies;
 pub mod core;
 pub mod elections;

@@ -398,4 +398,4 @@ pub fn deliver(outbox: &Outbox, message: &PeerIn) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

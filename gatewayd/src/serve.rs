@@ -1,14 +1,15 @@
 //! The listening sockets: who is let in, and what a connection turns out to be.
 
+use crate::answers::{Streams, Watch};
 use crate::core::Core;
 use crate::gate::Gate;
 use crate::peer::{self, Peers, frame::MAGIC};
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -118,7 +119,10 @@ async fn connection(
         return Ok(());
     };
     let io = TokioIo::new(Prefixed { first, stream });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // An answer may wait for its client as long as a request may for its answer.
+    let limit = Duration::from_millis(doors.core.config.limits.timeout_ms_max);
+    let (watch, streams) = (Watch::new(limit), Streams::new(limit));
+    let mut builder = auto::Builder::new(streams.clone());
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -128,14 +132,20 @@ async fn connection(
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .max_concurrent_streams(STREAMS_MAX);
-    let serving = builder.serve_connection(io, gate);
-    tokio::pin!(serving);
+    let mut serving = pin!(builder.serve_connection(io, gate));
     let mut stop = doors.stop.clone();
+    let talk = async {
+        tokio::select! {
+            served = serving.as_mut() => return served,
+            _ = stop.wait_for(|stop| *stop) => serving.as_mut().graceful_shutdown(),
+        }
+        serving.as_mut().await
+    };
+    let unread = "the client does not read what it has asked for";
     tokio::select! {
-        served = serving.as_mut() => return served,
-        _ = stop.wait_for(|stop| *stop) => serving.as_mut().graceful_shutdown(),
+        served = watch.over(talk) => served.unwrap_or_else(|| Err(unread.into())),
+        () = streams.unread() => Err(unread.into()),
     }
-    serving.await
 }
 
 /// As much as shows what the connection is: the shortest request has more than eight bytes, and the preface of HTTP/2 is waited for whole,

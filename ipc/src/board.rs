@@ -48,6 +48,9 @@ pub enum Gauge {
     /// 1: the disk failed (STO-FAULT). Never taken back while the supervisor lives: however the process ends from here on, it ended
     /// with [`crate::ExitCode::DiskFault`].
     DiskFault,
+    /// Bytes of the largest command that each other member is known to take, on consensusd's board: a successor goes on with that. 0:
+    /// nothing is known.
+    CommandBytes,
 }
 
 /// A small record that a process shows.
@@ -267,7 +270,7 @@ impl BoardReader {
         self.map.load(AT_GAUGES + gauge as usize * 8)
     }
 
-    /// A record; `None` when there is none, or none that is whole.
+    /// A record; `None` when there is none, or none that is whole (BOARD-2).
     pub fn read<T: DeserializeOwned>(&self, cell: Cell) -> Option<T> {
         // Bounded: a writer that is quicker than this reader eight times over must not hold it.
         for _ in 0..8 {

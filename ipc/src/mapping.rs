@@ -48,7 +48,7 @@ pub(crate) fn frozen_memfd(name: &std::ffi::CStr, content: &[u8]) -> io::Result<
     Ok(file.into())
 }
 
-/// A second descriptor of the same memfd that cannot be mapped for writing.
+/// A second descriptor of the same memfd that cannot be mapped for writing (BOARD-1).
 ///
 /// It is a new open file description with read access only, so that `mmap` and `mprotect` refuse write access, whatever
 /// the holder asks for. (A seal against future writes would not do: the owner of a board maps it anew after each restart.)
@@ -176,7 +176,7 @@ impl Mapping {
     #[inline]
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
         self.check(offset, bytes.len());
-        assert!(self.writable, "write to read-only shared memory");
+        assert!(self.writable, "BOARD-1: write to read-only shared memory");
         // SAFETY: in bounds and writable (checked above); `bytes` is ours and cannot overlap a foreign mapping. Readers that come
         // too early are the tolerated race.
         unsafe {
@@ -195,7 +195,7 @@ impl Mapping {
     /// They lie outside, or the mapping is read-only.
     pub(crate) fn forget(&self, offset: usize, len: usize) {
         self.check(offset, len);
-        assert!(self.writable, "write to read-only shared memory");
+        assert!(self.writable, "BOARD-1: write to read-only shared memory");
         // The machine's pages, which may be larger than a ring's: the kernel would round a length up, over what is kept.
         let page = page_bytes();
         let (from, to) = (offset.next_multiple_of(page), (offset + len) / page * page);

@@ -227,6 +227,7 @@ impl SharedRing {
         let len = usize::try_from(bytes).map_err(io::Error::other)?;
         let map = Mapping::new(&fd, len, true)?;
         map.keep_out_of_cores();
+        // RING-4: for this piece of memory, and for no other.
         let generation = RandomId::draw();
         Ring::format(&map, generation);
         Ok(SharedRing {

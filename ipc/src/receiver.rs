@@ -27,6 +27,7 @@ pub struct Receiver {
 
 impl Receiver {
     pub(crate) fn attach(ring: Ring, bell: Arc<Bell>) -> Result<Receiver, RingError> {
+        // RING-7.
         let epoch = ring
             .map
             .word(AT_RECEIVER_EPOCH)
@@ -108,7 +109,7 @@ impl Receiver {
         }
         let header = self.ring.read_header(at);
         let position = u64::from_le_bytes(header[..8].try_into().expect("8 bytes"));
-        // The length is read once; what is checked is what is used.
+        // RING-3: the length is read once; what is checked is what is used.
         let len = u32::from_le_bytes(header[8..12].try_into().expect("4 bytes")) as usize;
         let crc = u32::from_le_bytes(header[12..].try_into().expect("4 bytes"));
         if position != at || len > self.ring.max_message() || record_bytes(len) > available {

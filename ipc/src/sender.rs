@@ -155,7 +155,7 @@ impl Sender {
         Ok(())
     }
 
-    /// Makes everything sent visible, and wakes the consumer if it sleeps.
+    /// Makes everything sent visible, which is whole by then (RING-1), and wakes the consumer if it sleeps.
     pub fn publish(&mut self) {
         if self.written == self.published {
             return;

@@ -34,7 +34,7 @@ pub enum Fault {
     HeadBeforeDurable,
     /// An operation that was recovered is taken again when it is delivered again (LOG-6).
     RedeliveryTaken,
-    /// Entries are applied that are not committed (RAFT-2).
+    /// Entries are applied that are not committed (LIN-2).
     ApplyBeyondCommit,
     /// A request that was applied is applied again when it comes again (ONCE-1).
     RepeatsApplied,
@@ -50,11 +50,13 @@ pub enum Fault {
     ExpiryByWallClock,
     /// What storaged forgets by dying while a replica starts is not applied again (LIVE-4).
     StartedUnapplied,
+    /// It is applied again as far as openraft shows, which shows nothing yet (LIVE-4).
+    StartedShown,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 16] = [
+    pub const ALL: [Fault; 17] = [
         Fault::RestoreAlways,
         Fault::LeaseReads,
         Fault::RestoredReads,
@@ -71,6 +73,7 @@ impl Fault {
         Fault::SnapshotWithoutSessions,
         Fault::ExpiryByWallClock,
         Fault::StartedUnapplied,
+        Fault::StartedShown,
     ];
 }
 

@@ -95,7 +95,7 @@ impl Checks {
             let what = format!(
                 "{id}: {replica} leads term {term} with a log up to {last:?}, entry {index} was committed"
             );
-            self.violated("RAFT-2", what);
+            self.violated("RAFT-7", what);
         }
         true
     }
@@ -208,7 +208,8 @@ impl Checks {
                             node + 1,
                             slot.position
                         );
-                        self.violations.push(Violation { id: "RAFT-2", what });
+                        // RAFT-7: it was committed, and has not stayed.
+                        self.violations.push(Violation { id: "RAFT-7", what });
                     }
                     None => {
                         group.committed.insert(*at, term);

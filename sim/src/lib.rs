@@ -17,6 +17,7 @@ pub mod nemesis;
 pub mod network;
 pub mod node;
 pub mod plan;
+pub mod planted;
 pub mod rng;
 pub mod run;
 pub mod storage;

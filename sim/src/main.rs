@@ -4,8 +4,10 @@
 
 use clap::Parser;
 use mareedb_ipc::world::Fault;
+use mareedb_sim::planted::{shows, signs};
 use mareedb_sim::run::{Options, Report, run};
 use mareedb_sim::{hook, summary::Summary};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -32,7 +34,8 @@ struct Arguments {
     /// Goes on after a failure.
     #[arg(long)]
     keep_going: bool,
-    /// Plants a fault in the code, and ends well when a seed finds it; of several (A,B or all) one after the other.
+    /// Plants a fault in the code, and ends well when a seed finds the promise broken that it breaks; of several (A,B or all) one after
+    /// the other.
     #[arg(long, value_parser = faults)]
     planted: Option<Planted>,
     /// Events that a failure shows.
@@ -195,29 +198,58 @@ fn failure(report: &Report, tail: usize, options: &str) -> String {
     )
 }
 
+/// What a search for a planted fault has come to.
+#[derive(Default)]
+struct Search {
+    /// What showed it first, and of how many seeds.
+    found: Option<(u64, String)>,
+    /// What else was broken, and in how many seeds: the fault may do that, but it shows nothing.
+    beside: BTreeMap<&'static str, u64>,
+}
+
+impl Search {
+    /// Takes the report of the last of so many seeds. `true`: it was not found yet.
+    fn add(&mut self, fault: Fault, report: &Report, seeds: u64) -> bool {
+        if let Some(violation) = &report.violation {
+            if shows(fault, violation) {
+                let text = format!("seed {}: {}: {}", report.seed, violation.id, violation.what);
+                self.found.get_or_insert((seeds, text));
+            } else {
+                *self.beside.entry(violation.id).or_default() += 1;
+            }
+        }
+        self.found.is_none()
+    }
+}
+
 /// Looks for a seed that finds each fault.
 fn find(arguments: &Arguments, faults: &[Fault]) -> ExitCode {
     let mut missed = false;
     for fault in faults {
-        let found = Mutex::new(None);
+        let search = Mutex::new(Search::default());
         let summary = run_all(arguments, Some(*fault), &|report, summary| {
-            let Some(violation) = &report.violation else {
-                return true;
-            };
-            let mut found = found.lock().expect("no poison");
-            let text = format!("seed {}: {}: {}", report.seed, violation.id, violation.what);
-            found.get_or_insert((summary.seeds, text));
-            if arguments.verbose || arguments.seeds.end - arguments.seeds.start == 1 {
+            let one = arguments.seeds.end - arguments.seeds.start == 1;
+            if report.violation.is_some() && (arguments.verbose || one) {
                 let options = format!(" --planted {fault:?}");
                 println!("{}", failure(report, arguments.tail, &options));
             }
-            false
+            let mut search = search.lock().expect("no poison");
+            search.add(*fault, report, summary.seeds)
         });
-        match found.into_inner().expect("no poison") {
-            Some((seeds, text)) => println!("{fault:?}: found within {seeds} seeds; {text}"),
+        let Search { found, beside } = search.into_inner().expect("no poison");
+        let beside = if beside.is_empty() {
+            String::new()
+        } else {
+            format!("; of others: {beside:?}")
+        };
+        match found {
+            Some((seeds, text)) => {
+                println!("{fault:?}: found within {seeds} seeds; {text}{beside}");
+            }
             None => {
                 missed = true;
-                println!("{fault:?}: NOT found; {summary}");
+                let wanted = signs(*fault);
+                println!("{fault:?}: NOT found, of {wanted:?}; {summary}{beside}");
             }
         }
     }
@@ -231,6 +263,29 @@ fn find(arguments: &Arguments, faults: &[Fault]) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mareedb_sim::checks::Violation;
+
+    #[test]
+    fn a_planted_fault_is_found_by_what_it_breaks_alone() {
+        let report = |seed, id| Report {
+            seed,
+            violation: Some(Violation {
+                id,
+                what: String::new(),
+            }),
+            ..Report::default()
+        };
+        let mut search = Search::default();
+        let mut goes_on = |report: &Report, seeds| search.add(Fault::ClockInApply, report, seeds);
+        assert!(goes_on(&Report::default(), 1));
+        assert!(goes_on(&report(1, "PANIC"), 2));
+        assert!(goes_on(&report(2, "LIVE"), 3));
+        assert!(!goes_on(&report(3, "DET-1"), 4));
+        // Another thread was about to find it, too.
+        assert!(!goes_on(&report(4, "DET-1"), 5));
+        assert_eq!(search.found, Some((4, "seed 3: DET-1: ".to_owned())));
+        assert_eq!(search.beside, BTreeMap::from([("LIVE", 1), ("PANIC", 1)]));
+    }
 
     #[test]
     fn what_nothing_can_be_said_of_is_no_success() {

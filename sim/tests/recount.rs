@@ -1,4 +1,4 @@
-//! A tree that lacks something of what its state record counts is found, though its digest is that of the other replicas.
+//! A tree that lacks something of what its state record counts is found, though its digest is that of the other replicas (SM-5).
 
 use bytes::Bytes;
 use mareedb_ipc::wire::command::{Command, Op, Rules, SessionRef, Stamp, Txn, encode_command};

@@ -6,6 +6,7 @@
 //! given up by then, so that what is read is what the disk has. The board says it from the first fault on: whatever ends the process
 //! between that and its exit, the supervisor starts it no more.
 
+use crate::io::sync_dir;
 use crate::shard::Ended;
 use mareedb_ipc::world::wall_ms;
 use mareedb_ipc::{BoardWriter, ExitCode, Gauge};
@@ -149,7 +150,7 @@ pub fn remember(data_dir: &Path, why: &str) {
         writeln!(file, "unix time {at}: {why}")?;
         file.sync_all()
     });
-    if let Err(error) = written.and_then(|()| File::open(data_dir)?.sync_all()) {
+    if let Err(error) = written.and_then(|()| sync_dir(data_dir)) {
         tracing::error!(%error, "no mark of the disk's fault could be left");
     }
     forget_pages(data_dir);

@@ -39,7 +39,13 @@ pub fn run(inheritance: Inheritance) -> ExitCode {
     fault::show_on(board.clone());
     let mut data_dir = None;
     let ended = serve(inheritance, &mut data_dir);
-    match fault::overrules(ended, fault::seen()) {
+    let ended = fault::overrules(ended, fault::seen());
+    end(&board, data_dir.as_deref(), ended)
+}
+
+/// Leaves word of why storaged ends. `data_dir`: what a fault of the disk is to be remembered in.
+fn end(board: &BoardWriter, data_dir: Option<&Path>, ended: Ended) -> ExitCode {
+    match ended {
         Ended::Stopped => ExitCode::Done,
         Ended::Ring(error) => board.ended_by(&error),
         Ended::Failed(ExitCode::DiskFault, why) => {
@@ -50,7 +56,7 @@ pub fn run(inheritance: Inheritance) -> ExitCode {
             board.set(Gauge::Ready, 0);
             let exit = board.ended(ExitCode::DiskFault, &why);
             if let Some(data_dir) = data_dir {
-                fault::remember(&data_dir, &why);
+                fault::remember(data_dir, &why);
             }
             exit
         }
@@ -338,5 +344,38 @@ impl Running {
             }
         }
         Ended::broken("nothing has ended")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mareedb_ipc::testing::NodeInProcess;
+    use nix::sys::stat::Mode;
+    use std::fs::File;
+
+    /// STO-FAULT: a disk that fails may take its time over the mark, and the process may be killed meanwhile.
+    #[test]
+    fn a_fault_is_shown_before_it_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        // Nothing is written to it before somebody reads.
+        let mark = dir.path().join("DISK_FAULT");
+        nix::unistd::mkfifo(&mark, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let node = NodeInProcess::small("{}");
+        let board = node.attach(Role::Storage).board();
+        let (writer, data_dir) = (board.clone(), dir.path().to_owned());
+        let ending = std::thread::spawn(move || {
+            let ended = Ended::Failed(ExitCode::DiskFault, "EIO".to_owned());
+            end(&writer, Some(data_dir.as_path()), ended)
+        });
+        let began = Instant::now();
+        while board.reader().get(Gauge::DiskFault) == 0 {
+            assert!(began.elapsed() < Duration::from_secs(60), "nobody is told");
+            std::thread::yield_now();
+        }
+        assert!(!ending.is_finished());
+        // Both ends, so that nobody waits any more.
+        let _open = File::options().read(true).write(true).open(&mark).unwrap();
+        assert_eq!(ending.join().unwrap(), ExitCode::DiskFault);
     }
 }

@@ -44,7 +44,11 @@ impl Slot {
     }
 
     /// A process is about to be started. Its first heartbeat may come before the spawning call has returned.
+    ///
+    /// # Panics
+    /// The one before was not reaped.
     pub fn starting(&mut self) {
+        assert!(self.process.is_none(), "RING-8: one runs already");
         self.heart = Heart::new(self.board.beats());
     }
 
@@ -126,6 +130,21 @@ mod tests {
     use mareedb_ipc::wire::RandomId;
     use mareedb_ipc::{NodeMemory, RingSizes, Topology};
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[test]
+    #[should_panic(expected = "RING-8")]
+    fn none_is_started_before_its_predecessor_was_reaped() {
+        let topology = Topology {
+            shards: 1,
+            readers: 1,
+            sizes: RingSizes::each(1 << 16),
+        };
+        let memory = NodeMemory::create(topology, "{}", RandomId::draw()).unwrap();
+        let mut slot = Slot::new(Role::Storage, memory.read_board(Role::Storage));
+        slot.starting();
+        slot.started(Process::this().unwrap());
+        slot.starting();
+    }
 
     /// A start over and over: it takes its predecessor's Ready back, then beats, while the supervisor looks.
     #[test]

@@ -347,6 +347,7 @@ impl Formation {
     }
 
     fn accept(&mut self, proposal: Proposal, answer_to: Option<String>) -> Action {
+        assert!(self.accepted.is_none(), "FORM-1: a second acceptance");
         let record = NodeRecord {
             name: ACCEPTED.into(),
             value: Bytes::from(encode(&proposal)),

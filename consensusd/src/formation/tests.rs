@@ -434,6 +434,19 @@ fn strangers_are_told_why_they_are_not_let_in() {
 }
 
 #[test]
+#[should_panic(expected = "FORM-1")]
+fn nobody_accepts_twice() {
+    let mut world = World::new(1, &all_know_all(3), 3);
+    assert!(world.settle());
+    let formation = world.nodes[0].formation.as_mut().unwrap();
+    let other = Proposal {
+        cluster: RandomId(9),
+        members: Vec::new(),
+    };
+    formation.accept(other, None);
+}
+
+#[test]
 fn a_node_alone_listens_to_nobody_before_it_has_formed() {
     let mut draws = 0;
     let mut alone = Formation::new(

@@ -2,17 +2,28 @@
 
 use super::{Event, FAILURES_MAX, FAILURES_MS, Host};
 use crate::formation::Proposal;
+use crate::raft::C;
 use crate::replica::Replica;
 use crate::rt;
 use crate::start::{Start, start_replica};
 use crate::view::metrics;
 use mareedb_ipc::Gauge;
-use mareedb_ipc::wire::GroupId;
 use mareedb_ipc::wire::command::Rules;
 use mareedb_ipc::wire::storage::StorageRequest;
+use mareedb_ipc::wire::{GroupId, ReplicaId};
 use openraft::ServerState;
+use openraft::alias::LogIdOf;
 use openraft::errors::Fatal;
 use std::collections::VecDeque;
+
+/// A log with more entries lets older ones go: storaged's index of it takes some 150 bytes an entry.
+const ENTRIES_MAX: u64 = 40_000;
+/// So many stay then, so that a follower that was away for a moment needs no snapshot.
+const ENTRIES_KEPT: u64 = 20_000;
+/// Times `storage.log_retain_bytes`, or as much as there is data if that is more: a larger log waits for no member.
+const RETAIN_FOR_MEMBERS: u64 = 32;
+/// Nor does one with more entries than these.
+const ENTRIES_FOR_MEMBERS_MAX: u64 = 2_000_000;
 
 /// When groups have ended lately.
 #[derive(Default)]
@@ -27,6 +38,14 @@ impl Failures {
         }
         self.0.len()
     }
+}
+
+/// How far of what may go up to `upto` goes now: what a snapshot covers, and openraft has applied.
+///
+/// storaged may have applied, and covered, what openraft has not: outcomes are asked for until all are told, and each time from entries that
+/// are in the log.
+fn purgeable(upto: u64, snapshot: Option<u64>, applied: Option<u64>) -> Option<u64> {
+    Some(upto.min(snapshot?).min(applied?))
 }
 
 impl Host {
@@ -98,33 +117,57 @@ impl Host {
         }
     }
 
-    /// Lets a group's log go that is larger than its share of `storage.log_retain_bytes`, once a snapshot covers it.
+    /// Lets a group's log go that is larger than its share of `storage.log_retain_bytes`, or has too many entries, once a snapshot covers
+    /// it. What members lack that are brought to its end stays, as long as it is not too much.
     pub(super) fn bound_logs(&self) {
         let groups = self.replicas.len().max(1) as u64;
         let retain = self.config.storage.log_retain_bytes;
         let files = self.storage_board.get(Gauge::LogFileBytes);
+        // A log that is larger than the data is no shorter way to the end of the log than a snapshot.
+        let data = self.storage_board.get(Gauge::DataBytes);
+        let bytes_max = retain.saturating_mul(RETAIN_FOR_MEMBERS).max(data);
         for replica in self.replicas.values() {
+            let log = replica.log();
             let mut share = retain / groups;
             if files > retain {
                 // Small writes take whole blocks, and files are given up as a whole: as much too large as the files are, so
                 // much too large is the log. What a follower needs after a moment's absence stays in any case.
-                let fitting = u128::from(replica.log().held()) * u128::from(retain);
+                let fitting = u128::from(log.held()) * u128::from(retain);
                 let fitting = u64::try_from(fitting / u128::from(files)).unwrap_or(u64::MAX);
                 share = share.min(fitting.max(retain / 16));
             }
-            let Some(upto) = replica.log().beyond(share) else {
-                continue;
-            };
+            let many = log.entries() > ENTRIES_MAX;
+            let beyond = many.then(|| log.beyond_entries(ENTRIES_KEPT)).flatten();
+            let beyond = beyond.max(log.beyond(share));
+            let full = files.max(log.held()) > bytes_max || log.entries() > ENTRIES_FOR_MEMBERS_MAX;
             let metrics = metrics(replica);
-            let covered = metrics.snapshot.is_some_and(|at| at.index >= upto);
+            let index = |at: &Option<LogIdOf<C>>| at.as_ref().map(|at| at.index);
+            let purged = index(&metrics.purged);
+            let matched = |member: ReplicaId| index(metrics.replication.as_ref()?.get(&member.0)?);
+            let all_have = replica.behind().all_have(purged, matched);
+            let (snapshot, applied) = (index(&metrics.snapshot), index(&metrics.last_applied));
+            let goes =
+                beyond.map(|beyond| beyond.min(all_have.filter(|_| !full).unwrap_or(beyond)));
+            let purge = goes
+                .and_then(|upto| purgeable(upto, snapshot, applied))
+                .filter(|upto| Some(*upto) > purged);
+            replica
+                .behind()
+                .give_up(purge.filter(|_| full).unwrap_or(0));
+            let uncovered = goes.is_some() && snapshot < goes;
+            if purge.is_none() && !uncovered {
+                continue;
+            }
             let raft = replica.raft().clone();
             rt::spawn(async move {
                 let trigger = raft.trigger();
-                let told = if covered {
-                    trigger.purge_log(upto).await
-                } else {
-                    trigger.snapshot().await
-                };
+                let mut told = Ok(());
+                if let Some(upto) = purge {
+                    told = trigger.purge_log(upto).await;
+                }
+                if uncovered && told.is_ok() {
+                    told = trigger.snapshot().await;
+                }
                 if let Err(error) = told {
                     tracing::debug!(%error, "retention");
                 }
@@ -203,6 +246,23 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_goes_is_covered_and_applied() {
+        for (upto, snapshot, applied, goes) in [
+            (30, Some(40), Some(50), Some(30)),
+            (30, Some(30), Some(30), Some(30)),
+            (30, Some(29), Some(50), Some(29)),
+            (30, None, Some(50), None),
+            // storaged is ahead: it has covered what openraft has not seen the outcomes of.
+            (30, Some(40), Some(20), Some(20)),
+            (30, Some(10), Some(20), Some(10)),
+            (30, Some(40), None, None),
+        ] {
+            let found = purgeable(upto, snapshot, applied);
+            assert_eq!(found, goes, "{upto} {snapshot:?} {applied:?}");
+        }
+    }
 
     #[test]
     fn failures_that_are_far_apart_are_accidents() {

@@ -326,11 +326,8 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::Lanes;
-    use mareedb_config::Config;
+    use crate::host::tests::host;
     use mareedb_ipc::testing::NodeInProcess;
-    use mareedb_ipc::{Lane, Role};
-    use std::sync::Arc;
 
     fn heirs(of: &[(u64, bool, bool, u64)]) -> Heirs {
         of.iter()
@@ -350,17 +347,7 @@ mod tests {
     #[tokio::test]
     async fn a_node_that_is_about_to_stop_says_so() {
         let node = NodeInProcess::small("{}");
-        let mut inheritance = node.attach(Role::Consensus);
-        let lanes = Lanes::take(&mut inheritance);
-        let mut host = Host::new(
-            Config::default(),
-            "node1".into(),
-            inheritance.board(),
-            inheritance.peer_board(Role::Storage),
-            lanes,
-            inheritance.sender(Role::Storage, Lane::Log(0)),
-            Arc::default(),
-        );
+        let mut host = host(&node, "node1");
         assert!(host.takes_leadership());
         host.next.ping = 1_000;
         host.drain();

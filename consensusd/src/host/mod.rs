@@ -8,6 +8,8 @@ mod clocks;
 mod groups;
 mod leadership;
 mod peers;
+#[cfg(test)]
+mod tests;
 
 use crate::client::Client;
 use crate::clock::{Clock, HybridClock};
@@ -200,6 +202,7 @@ impl Host {
         let client = Client::new(to_client.clone());
         // Rings to and from gatewayd are of one size.
         let takes = Takes::new(to_storage.max_message(), lanes.to_peer.max_message());
+        let takes = takes.kept_on(board.clone());
         let exchange = Exchange::new(peer.clone(), bulk.clone(), takes);
         let (report, events) = mpsc::unbounded_channel();
         let link = LogLink::new(to_storage, wake.clone());

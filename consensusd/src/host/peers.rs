@@ -139,7 +139,8 @@ impl Host {
                     .identity
                     .cluster
                     .is_some_and(|cluster| cluster != route.cluster);
-                match self.replicas.get(&route.group).filter(|_| !foreign) {
+                let replica = self.replicas.get(&route.group);
+                match replica.filter(|_| member && !foreign) {
                     Some(replica) => replica.asked(addr, from.identity.id, route, call, ask),
                     None => self.exchange.tell(
                         addr,
@@ -148,6 +149,8 @@ impl Host {
                             call,
                             answer: Answer::Refused(if foreign {
                                 "the frame is of another cluster than its sender".into()
+                            } else if replica.is_some() {
+                                "the sender is no member".into()
                             } else {
                                 "the group is not ready".into()
                             }),

@@ -80,7 +80,7 @@ fn without_the_fence_replicas_diverge() {
     );
 }
 
-/// With the link kept, what the disk lacked is in the ring: the leader goes on in its term.
+/// RAFT-6: with the link kept, what the disk lacked is in the ring, all that followers have: the leader goes on in its term.
 #[test]
 fn a_leader_whose_link_survives_goes_on_in_its_term() {
     let mut cluster = Cluster::form(&DEFAULT, None);

@@ -237,6 +237,12 @@ impl Cluster {
         storage.board.set(Gauge::Ready, u64::from(ready));
     }
 
+    /// The same of its disk.
+    pub fn disk_stalls(&self, node: usize, stalls: bool) {
+        let storage = self.nodes[node].storage.as_ref().expect("it runs");
+        storage.board.set(Gauge::DiskStalled, u64::from(stalls));
+    }
+
     /// The network.
     pub fn network(&self) -> &Network {
         &self.network
@@ -260,6 +266,18 @@ impl Cluster {
                     .count();
                 named >= 2 && leads(&views[node])
             })
+        })
+    }
+
+    /// The node that leads all groups.
+    pub fn leader_of_all(&self) -> usize {
+        self.network.wait("one leader of all groups", |views| {
+            let leads_all = |view: &ClusterView| {
+                let me = view.me.id;
+                me.is_some() && leads(view) && view.groups.iter().all(|group| group.leader == me)
+            };
+            let leading = views.iter().find(|(_, view)| leads_all(view));
+            leading.map(|(node, _)| *node)
         })
     }
 

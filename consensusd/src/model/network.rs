@@ -1,10 +1,11 @@
 //! A stand-in for the gatewayds and what lies between them: carries frames, makes calls, keeps the views.
 
 use super::lock;
-use mareedb_ipc::wire::RandomId;
+use crate::frames::Frame;
 use mareedb_ipc::wire::gateway::{FromConsensus, Target, ToConsensus};
 use mareedb_ipc::wire::peer::{DownReason, PEER_PROTOCOL, PeerHello, PeerIn, PeerOut, Way};
 use mareedb_ipc::wire::view::{ClusterView, NodeIdentity};
+use mareedb_ipc::wire::{RandomId, decode};
 use mareedb_ipc::{Bell, Inheritance, Lane, Receiver, Role, Sender, Waiter};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
@@ -29,7 +30,16 @@ struct State {
     next_call: u64,
     views: BTreeMap<usize, ClusterView>,
     cut: BTreeSet<(usize, usize)>,
+    /// Whose frames do not pass by themselves.
+    slow: BTreeMap<usize, Slow>,
     injected: Vec<(usize, Origin, Vec<u8>)>,
+}
+
+/// What of a node's frames waits.
+struct Slow {
+    which: fn(&Frame) -> bool,
+    /// One of them may pass.
+    pass: bool,
 }
 
 /// Who is said to have sent a frame.
@@ -55,6 +65,8 @@ struct Port {
     client: (Sender, Receiver, VecDeque<ToConsensus>),
     peer: PeerLane,
     bulk: PeerLane,
+    /// What has left the ring and does not pass by itself, by way.
+    waiting: [VecDeque<PeerOut>; 2],
     open: BTreeMap<u64, Asker<FromConsensus>>,
 }
 
@@ -119,9 +131,24 @@ impl Network {
         lock(&self.shared.state).cut.extend([(a, b), (b, a)]);
     }
 
+    /// From now on these frames of a node wait, until one is let pass or all ways are repaired. The others overtake them.
+    pub fn slow(&self, from: usize, which: fn(&Frame) -> bool) {
+        let slow = Slow { which, pass: false };
+        lock(&self.shared.state).slow.insert(from, slow);
+    }
+
+    /// Lets one of them pass: one that waits now, or the next.
+    pub fn let_one_pass(&self, from: usize) {
+        if let Some(slow) = lock(&self.shared.state).slow.get_mut(&from) {
+            slow.pass = true;
+        }
+    }
+
     /// Repairs all ways.
     pub fn heal(&self) {
-        lock(&self.shared.state).cut.clear();
+        let mut state = lock(&self.shared.state);
+        state.cut.clear();
+        state.slow.clear();
     }
 
     /// Waits until the views show something.
@@ -183,6 +210,7 @@ fn port((addr, mut inheritance): (String, Inheritance)) -> Port {
         ),
         peer: (peer.0, peer.1, VecDeque::new()),
         bulk: (bulk.0, bulk.1, VecDeque::new()),
+        waiting: [VecDeque::new(), VecDeque::new()],
         open: BTreeMap::new(),
     };
     inheritance.ring_all_bells();
@@ -225,7 +253,7 @@ fn turn(ports: &mut [Port], shared: &Shared) {
     for from in 0..ports.len() {
         connect(ports, from, &cut);
         for way in [Way::Peer, Way::Bulk] {
-            carry(ports, from, way, &cut);
+            carry(ports, from, way, &cut, shared);
         }
     }
     let mut quiet = true;
@@ -313,15 +341,45 @@ fn connect(ports: &mut [Port], from: usize, cut: &BTreeSet<(usize, usize)>) {
     }
 }
 
-fn carry(ports: &mut [Port], from: usize, way: Way, cut: &BTreeSet<(usize, usize)>) {
+/// The next frame that a node sends on this way.
+fn next_sent(port: &mut Port, from: usize, way: Way, shared: &Shared) -> Option<PeerOut> {
+    let mut state = lock(&shared.state);
+    let mut slow = state.slow.get_mut(&from);
+    let may_pass = slow.as_ref().is_none_or(|slow| slow.pass);
+    if may_pass && let Some(message) = port.waiting[way as usize].pop_front() {
+        if let Some(slow) = &mut slow {
+            slow.pass = false;
+        }
+        return Some(message);
+    }
+    loop {
+        let lane = port.lane(way);
+        let (message, end) = lane.1.try_recv::<PeerOut>().expect("a sound ring")?;
+        lane.1.release(end);
+        let PeerOut::Frame { frame, .. } = &message;
+        let frame = decode::<Frame>(frame);
+        if let (Some(slow), Ok(frame)) = (&slow, &frame)
+            && (slow.which)(frame)
+        {
+            port.waiting[way as usize].push_back(message);
+        } else {
+            return Some(message);
+        }
+    }
+}
+
+fn carry(
+    ports: &mut [Port],
+    from: usize,
+    way: Way,
+    cut: &BTreeSet<(usize, usize)>,
+    shared: &Shared,
+) {
     loop {
         let port = &mut ports[from];
-        let lane = port.lane(way);
-        let Some((message, end)) = lane.1.try_recv::<PeerOut>().expect("a sound ring") else {
+        let Some(PeerOut::Frame { addr, frame }) = next_sent(port, from, way, shared) else {
             return;
         };
-        lane.1.release(end);
-        let PeerOut::Frame { addr, frame } = message;
         let me = port.me.clone();
         let to = ports.iter().position(|port| port.addr == addr);
         match (to, me) {

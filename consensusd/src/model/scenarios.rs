@@ -1,8 +1,12 @@
 //! What a cluster must survive beside the hazards.
 
-use super::{Cluster, DEFAULT};
+use super::{Cluster, DEFAULT, PATIENCE, data};
+use crate::frames::{Answer, Ask, Frame};
 use mareedb_ipc::wire::FIRST_DATA_GROUP;
-use mareedb_ipc::wire::gateway::{AdminRequest, FromConsensus, ToConsensus};
+use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError, FromConsensus, ToConsensus};
+use mareedb_ipc::wire::view::{ClusterView, NodeIdentity};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 /// A follower that was away for longer than the log reaches back gets a snapshot, over the bulk lane, in parts.
 #[test]
@@ -34,6 +38,104 @@ fn a_follower_that_was_away_gets_a_snapshot() {
     // It goes on from there.
     cluster.write(&[leader], "last", "1");
     cluster.settle(&[0, 1, 2]);
+    assert_eq!(cluster.violations(), Vec::<String>::new());
+}
+
+/// LIVE-4: what others write while a follower gets a snapshot is in the log when it has it, however little of the log is to be kept.
+#[test]
+fn a_follower_that_gets_a_snapshot_comes_back_while_others_write() {
+    let mut cluster = Cluster::form_with(&DEFAULT, None, |config| {
+        config.storage.log_retain_bytes = 1 << 20;
+    });
+    let leader = cluster.leader();
+    let away = (leader + 1) % 3;
+    cluster.kill_consensus(away);
+    cluster.kill_storage(away);
+    let applied = |cluster: &Cluster, node: usize| {
+        cluster.disk(node).look(|content| {
+            let applied = content.groups[&FIRST_DATA_GROUP].state.meta.last_applied;
+            applied.map_or(0, |at| at.index)
+        })
+    };
+    let seen = applied(&cluster, away);
+    let value = "v".repeat(10 << 10);
+    let mut keys = (0..100).cycle();
+    let mut write = |cluster: &mut Cluster, count: usize| {
+        for key in keys.by_ref().take(count) {
+            cluster.write(&[leader], &format!("key {key}"), &value);
+        }
+    };
+    write(&mut cluster, 150);
+    cluster.disk(leader).wait("the log is bounded", |content| {
+        let purged = content.groups[&FIRST_DATA_GROUP].purged;
+        purged.filter(|at| at.index > seen + 1)
+    });
+    // Between two of its 50 parts more is written than a part has: in all several times what the log is to keep.
+    cluster.network().slow(leader, |frame| {
+        let Frame::Ask { ask, .. } = frame else {
+            return false;
+        };
+        matches!(ask, Ask::Snapshot { .. })
+    });
+    cluster.start_storage(away);
+    cluster.start_consensus(away);
+    let began = Instant::now();
+    loop {
+        write(&mut cluster, 8);
+        cluster.network().let_one_pass(leader);
+        if applied(&cluster, away) + 10 >= applied(&cluster, leader) {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "it does not come back");
+    }
+    let installed = cluster.disk(away).look(|content| content.installed);
+    assert!((1..=2).contains(&installed), "{installed} snapshots");
+    cluster.network().heal();
+    assert_eq!(cluster.settle(&[0, 1, 2]).len(), 100);
+    assert_eq!(cluster.violations(), Vec::<String>::new());
+}
+
+/// Who acknowledges more slowly than others write is waited for up to a bound: then the log goes, and it may get a snapshot.
+#[test]
+fn a_follower_that_stays_behind_does_not_keep_the_log() {
+    let mut cluster = Cluster::form_with(&DEFAULT, None, |config| {
+        // The log waits for members up to 2 MiB.
+        config.storage.log_retain_bytes = 64 << 10;
+    });
+    let leader = cluster.leader();
+    let slow = (leader + 1) % 3;
+    let value = "v".repeat(10 << 10);
+    let end = |cluster: &Cluster| {
+        cluster.disk(leader).look(|content| {
+            let log = &content.groups[&FIRST_DATA_GROUP].log;
+            log.last_key_value().map_or(0, |(index, _)| *index)
+        })
+    };
+    let purged = |cluster: &Cluster| {
+        let purged = cluster
+            .disk(leader)
+            .look(|content| content.groups[&FIRST_DATA_GROUP].purged);
+        purged.map_or(0, |at| at.index)
+    };
+    let began_at = end(&cluster);
+    cluster.network().slow(slow, |frame| {
+        let Frame::Answer { route, answer, .. } = frame else {
+            return false;
+        };
+        route.group == FIRST_DATA_GROUP && matches!(answer, Answer::Stream(_))
+    });
+    let began = Instant::now();
+    // Each answer that comes lets one request go, which has what was written since the one before: so as many as may be open are behind for
+    // ever, and no answer is late enough to end the stream.
+    while purged(&cluster) <= began_at {
+        for key in 0..8 {
+            cluster.write(&[leader], &format!("key {key}"), &value);
+        }
+        cluster.network().let_one_pass(slow);
+        assert!(began.elapsed() < PATIENCE, "the log waits for it");
+    }
+    cluster.network().heal();
+    assert_eq!(cluster.settle(&[0, 1, 2]).len(), 8);
     assert_eq!(cluster.violations(), Vec::<String>::new());
 }
 
@@ -109,10 +211,7 @@ fn proposals_are_held_back_while_the_disk_stands_still() {
         match answers.recv_timeout(patience) {
             Ok(FromConsensus::Proposed { result, .. }) => {
                 assert!(
-                    matches!(
-                        result,
-                        Err(mareedb_ipc::wire::gateway::ConsensusError::Overloaded)
-                    ),
+                    matches!(result, Err(ConsensusError::Overloaded)),
                     "{result:?}"
                 );
                 refused += 1;
@@ -148,23 +247,25 @@ fn proposals_are_held_back_while_the_disk_stands_still() {
 /// no frame do nothing.
 #[test]
 fn strangers_do_not_reach_raft() {
-    use crate::frames::{Answer, Ask, Frame, Route};
+    use crate::frames::Route;
     use crate::raft::C;
     use mareedb_ipc::wire::{RandomId, ReplicaId};
     use openraft::alias::VoteOf;
-    use openraft::raft::VoteRequest;
+    use openraft::raft::{AppendEntriesRequest, VoteRequest};
 
     let mut cluster = Cluster::form(&DEFAULT, None);
     let leader = cluster.leader();
     let term = cluster.term(leader);
-    let (own, other, id) = cluster.network().wait("views", |views| {
+    let (own, other, id, member) = cluster.network().wait("views", |views| {
         let view = views.get(&leader)?;
-        let group = super::data(view)?;
+        let group = data(view)?;
         let other = group
             .replicas
             .iter()
             .find(|(_, node, _)| Some(*node) != view.me.id)?;
-        Some((group.local.clone()?.replica, other.0, view.me.cluster?))
+        let member = views.values().find(|view| view.me.id == Some(other.1))?;
+        let own = group.local.clone()?.replica;
+        Some((own, other.0, view.me.cluster?, member.me.clone()))
     });
     let ask = |cluster: RandomId, from: ReplicaId, to: ReplicaId| Frame::Ask {
         route: Route {
@@ -197,6 +298,28 @@ fn strangers_do_not_reach_raft() {
     ] {
         cluster.network().inject(leader, (leader + 1) % 3, frame);
     }
+    // Somebody at a member's address who is not that member any more: its data directory was wiped.
+    let wiped = NodeIdentity {
+        id: None,
+        cluster: None,
+        ..member
+    };
+    let deposes = Frame::Ask {
+        route: Route {
+            cluster: id,
+            group: FIRST_DATA_GROUP,
+            from: other,
+            to: own,
+        },
+        call: 1,
+        ask: Ask::Append(AppendEntriesRequest {
+            vote: VoteOf::<C>::new_committed(term + 100, other.0),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: None,
+        }),
+    };
+    cluster.network().inject_of(leader, wiped, honest(&deposes));
     cluster.write(&[leader], "still", "1");
     assert_eq!(
         cluster.term(leader),
@@ -208,8 +331,6 @@ fn strangers_do_not_reach_raft() {
 /// A node that answers to a member's address and is not that member does not make it look alive.
 #[test]
 fn a_stranger_at_a_members_address_is_not_the_member() {
-    use crate::frames::Frame;
-
     let mut cluster = Cluster::form(&DEFAULT, None);
     let leader = cluster.leader();
     let dead = (leader + 1) % 3;
@@ -220,13 +341,13 @@ fn a_stranger_at_a_members_address_is_not_the_member() {
     cluster.kill_consensus(dead);
     let strangers = [
         // Its data directory was wiped.
-        mareedb_ipc::wire::view::NodeIdentity {
+        NodeIdentity {
             id: None,
             cluster: None,
             ..who.clone()
         },
         // Another member with a copied configuration.
-        mareedb_ipc::wire::view::NodeIdentity {
+        NodeIdentity {
             id: id.map(|id| mareedb_ipc::wire::NodeId(id.0 % 3 + 1)),
             ..who.clone()
         },
@@ -289,6 +410,76 @@ fn leadership_is_not_handed_to_a_node_without_storage() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     cluster.write(&[away], "moved", "2");
+}
+
+/// No leadership is handed to a node that lacks much of the log: both sides of a transfer ask for that, and nobody leads meanwhile.
+#[test]
+fn leadership_is_not_handed_to_a_node_that_lacks_much() {
+    let mut cluster = Cluster::form(&DEFAULT, None);
+    let leader = cluster.leader_of_all();
+    let away = (leader + 1) % 3;
+    let to = cluster
+        .network()
+        .wait("an id", |views| views.get(&away).map(|view| view.me.id));
+    let transfer = |cluster: &Cluster| {
+        let answers = cluster.network().call(leader, |call| ToConsensus::Admin {
+            call,
+            request: AdminRequest::TransferLeadership { to },
+        });
+        match answers.recv_timeout(PATIENCE).unwrap() {
+            FromConsensus::Admin { result, .. } => result,
+            other => panic!("{other:?}"),
+        }
+    };
+    let term = cluster.term(leader);
+    cluster.pause_storage(away, true);
+    for number in 0..1_200 {
+        cluster.write(&[leader], &format!("{}", number % 10), "v");
+    }
+    // So many entries are many only if they are old, too.
+    cluster.network().wait("the lag is known", |views| {
+        let members = &views.get(&leader)?.members;
+        let member = members.iter().find(|member| Some(member.id) == to)?;
+        member.lag_ms.filter(|lag| *lag > 400).map(drop)
+    });
+    let refused = transfer(&cluster);
+    assert!(
+        matches!(refused, Err(ConsensusError::Refused(_))),
+        "{refused:?}"
+    );
+    cluster.write(&[leader], "still", "1");
+    assert_eq!(cluster.term(leader), term);
+    cluster.pause_storage(away, false);
+    cluster.settle(&[0, 1, 2]);
+    let began = Instant::now();
+    while let Err(why) = transfer(&cluster) {
+        assert!(began.elapsed() < PATIENCE, "{why:?}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    cluster.write(&[away], "moved", "2");
+    assert_eq!(cluster.violations(), Vec::<String>::new());
+}
+
+/// A node whose disk stands still hears of its successor, and shows it before it can follow it: while a majority can.
+#[test]
+fn a_leader_that_is_only_heard_of_is_shown_while_others_can_follow_it() {
+    let mut cluster = Cluster::form(&DEFAULT, None);
+    let stalled = cluster.leader_of_all();
+    cluster.write(&[stalled], "before", "1");
+    cluster.pause_storage(stalled, true);
+    cluster.disk_stalls(stalled, true);
+    let shown = |views: &BTreeMap<usize, ClusterView>| data(views.get(&stalled)?)?.leader;
+    let successor = cluster.network().wait("the successor is shown", |views| {
+        let leader = shown(views)?;
+        (0..3).find(|node| *node != stalled && views[node].me.id == Some(leader))
+    });
+    // It still sends what nobody acknowledges, so that it is heard.
+    let third = 3 - stalled - successor;
+    cluster.kill_consensus(third);
+    cluster.kill_storage(third);
+    cluster.network().wait("nobody can follow it", |views| {
+        shown(views).is_none().then_some(())
+    });
 }
 
 /// A command that one member's rings do not carry is refused, by name, and stops nothing; what they carry reaches it in requests that they

@@ -258,7 +258,7 @@ impl Running<'_> {
                         .map(|(index, _)| index + 1)
                         .or(changed.purged.map(|at| at.index + 1))
                         .unwrap_or(0);
-                    assert_eq!(entry.position.index, next, "{id}: a hole in the log");
+                    assert_eq!(entry.position.index, next, "RAFT-2: {id} has a hole");
                     changed.log.insert(next, entry);
                 }
             }

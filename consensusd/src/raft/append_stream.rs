@@ -3,6 +3,7 @@
 //! Requests go out as they come, at most [`OPEN_MAX`] before their answers.
 
 use super::C;
+use super::behind::Behind;
 use super::network::{failed, unexpected};
 use crate::exchange::{Lost, StreamCall};
 use crate::frames::{Answer, Ask, OPEN_MAX};
@@ -30,16 +31,21 @@ pub(super) struct Appending<S> {
     patience: Duration,
     /// When the oldest open question was asked, or the one before it was answered.
     waits_since: Instant,
+    /// What the receiver has acknowledged on this stream.
+    matched: Option<u64>,
+    behind: Behind,
     ended: bool,
 }
 
 impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
-    /// A stream that nothing was sent on. One whose oldest question waits for `patience` is given up.
+    /// A stream that nothing was sent on. One whose oldest question waits for `patience` is given up, and so is one whose receiver the log
+    /// does not wait for.
     pub(super) fn new(
         input: S,
         call: StreamCall,
         answers: Receiver<Result<Answer, Lost>>,
         patience: Duration,
+        behind: Behind,
     ) -> Appending<S> {
         Appending {
             input: Some(input),
@@ -50,6 +56,8 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
             held: None,
             patience,
             waits_since: rt::now(),
+            matched: None,
+            behind,
             ended: false,
         }
     }
@@ -60,6 +68,13 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
             if self.ended || (self.input.is_none() && self.open == 0) {
                 return None;
             }
+            if self.matched.is_some_and(|at| self.behind.is_given_up(at)) {
+                // openraft purges nothing that a stream has still to send. Without one it sends a snapshot.
+                self.ended = true;
+                return Some(Err(RPCError::Network(NetworkError::from_string(
+                    "the log does not wait for it any longer",
+                ))));
+            }
             let deadline = self.waits_since + self.patience;
             let held = self.held.as_ref().map_or(deadline, |(_, until)| *until);
             tokio::select! {
@@ -68,7 +83,12 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
                     self.open = self.open.saturating_sub(1);
                     self.waits_since = rt::now();
                     let item = match answer {
-                        Some(Ok(Answer::Stream(result))) => Ok(result),
+                        Some(Ok(Answer::Stream(result))) => {
+                            if let Ok(Some(at)) = &result {
+                                self.matched = Some(at.index);
+                            }
+                            Ok(result)
+                        }
                         Some(Ok(other)) => unexpected(&other),
                         Some(Err(lost)) => Err(failed(lost)),
                         None => Err(RPCError::Network(NetworkError::from_string("the stream has ended"))),
@@ -131,5 +151,51 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
         self.call.send(ask)?;
         self.ended = false;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exchange::Exchange;
+    use crate::frames::Route;
+    use crate::raft::log_id;
+    use crate::takes::Takes;
+    use mareedb_ipc::testing::NodeInProcess;
+    use mareedb_ipc::wire::{FIRST_DATA_GROUP, LogPosition, RandomId, ReplicaId};
+    use mareedb_ipc::{Lane, Outbox, Role};
+
+    #[tokio::test]
+    async fn a_stream_to_one_that_is_given_up_ends() {
+        let node = NodeInProcess::small("{}");
+        let mut consensus = node.attach(Role::Consensus);
+        let peer = consensus.sender(Role::Gateway, Lane::Peer);
+        let peer = Outbox::before(&peer, || {});
+        let exchange = Exchange::new(peer.clone(), peer, Takes::new(1 << 20, 1 << 20));
+        let route = Route {
+            cluster: RandomId(1),
+            group: FIRST_DATA_GROUP,
+            from: ReplicaId(1),
+            to: ReplicaId(2),
+        };
+        let (call, answers) = exchange.open_stream("a", route).unwrap();
+        let (name, behind) = (call.name(), Behind::default());
+        let nothing = futures::stream::pending::<AppendEntriesRequest<C>>();
+        let patience = Duration::from_secs(60);
+        let mut appending = Appending::new(nothing, call, answers, patience, behind.clone());
+        let answered = |index| {
+            let at = log_id(LogPosition { term: 1, index });
+            exchange.answered(route.back(), name, Answer::Stream(Ok(Some(at))));
+        };
+        behind.give_up(5);
+        for index in [5, 6] {
+            answered(index);
+            let item = appending.next().await;
+            assert!(matches!(item, Some(Ok(Ok(Some(at)))) if at.index == index));
+        }
+        behind.give_up(7);
+        let end = appending.next().await;
+        assert!(matches!(end, Some(Err(RPCError::Network(_)))), "{end:?}");
+        assert!(appending.next().await.is_none());
     }
 }

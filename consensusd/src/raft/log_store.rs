@@ -144,11 +144,25 @@ impl LogStore {
         self.inner.lock().marks.held()
     }
 
+    /// How many entries the log has.
+    pub fn entries(&self) -> u64 {
+        let inner = self.inner.lock();
+        let next = inner.last.map_or(0, |last| last.index + 1);
+        next.saturating_sub(inner.first())
+    }
+
     /// The largest index that can be purged so that at most about `bytes` of the log stay; `None`: it holds no more.
     pub fn beyond(&self, bytes: u64) -> Option<u64> {
         let inner = self.inner.lock();
-        let first = inner.purged.map_or(0, |purged| purged.index + 1);
+        let first = inner.first();
         inner.marks.beyond(bytes).filter(|upto| *upto >= first)
+    }
+
+    /// The largest index that can be purged so that so many entries stay; `None`: it has no more.
+    pub fn beyond_entries(&self, entries: u64) -> Option<u64> {
+        let inner = self.inner.lock();
+        let upto = inner.last?.index.checked_sub(entries)?;
+        Some(upto).filter(|upto| *upto >= inner.first())
     }
 }
 
@@ -168,6 +182,11 @@ fn wire_cost(entry: &LogEntry) -> usize {
 }
 
 impl Inner {
+    /// Index of the first entry, or of the next one if there is none.
+    fn first(&self) -> u64 {
+        self.purged.map_or(0, |purged| purged.index + 1)
+    }
+
     /// Index of the first cached entry; one past the last when none is cached.
     fn cached_from(&self) -> u64 {
         self.tail.front().map_or_else(
@@ -215,7 +234,7 @@ impl LogStore {
             // Looked at anew after each answer: meanwhile the cache may have let go of more, or the log was cut.
             let (cached_from, end) = {
                 let inner = self.inner.lock();
-                next = next.max(inner.purged.map_or(0, |purged| purged.index + 1));
+                next = next.max(inner.first());
                 let end = to.min(inner.last.map_or(0, |last| last.index + 1));
                 let cached_from = inner.cached_from();
                 if next >= cached_from {
@@ -419,6 +438,12 @@ impl RaftLogStorage<C> for LogStore {
             // Nothing lies beyond; the log's end stays what it is.
             return Ok(());
         }
+        let committed = self.inner.lock().committed;
+        assert!(
+            committed.map(|at| at.index) <= last.map(|last| last.index),
+            "RAFT-7: {} is cut after {last:?}, {committed:?} is committed",
+            self.group
+        );
         let operation = ToStorage::Truncate {
             group: self.group,
             last: last.as_ref().map(position),
@@ -471,4 +496,46 @@ impl RaftLogStorage<C> for LogStore {
 /// What the entries of a request cost in the log.
 pub fn request_bytes(entries: &[EntryOf<C>]) -> usize {
     entries.iter().map(cost).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use mareedb_ipc::testing::NodeInProcess;
+    use mareedb_ipc::wire::storage::{KeyRange, SnapshotMeta};
+    use mareedb_ipc::wire::{FIRST_DATA_GROUP, LogPosition, ReplicaId};
+    use mareedb_ipc::{Lane, Role};
+    use std::panic::AssertUnwindSafe;
+
+    #[tokio::test]
+    async fn raft_7_what_is_committed_is_not_cut_off() {
+        let node = NodeInProcess::small("{}");
+        let mut consensus = node.attach(Role::Consensus);
+        let sender = consensus.sender(Role::Storage, Lane::Log(0));
+        let at = |index| LogPosition { term: 1, index };
+        let nothing = SnapshotMeta {
+            last_applied: None,
+            membership: None,
+        };
+        let state = ReplicaState {
+            group: FIRST_DATA_GROUP,
+            replica: ReplicaId(1),
+            range: KeyRange::whole(),
+            vote: None,
+            purged: None,
+            last: Some(at(5)),
+            committed: Some(at(3)),
+            applied: nothing.clone(),
+            persisted: nothing,
+        };
+        let link = LogLink::new(sender, Arc::default());
+        let mut log = LogStore::recovered(link, &state, 1 << 20, 1 << 20);
+        log.truncate_after(Some(log_id(at(3)))).await.unwrap();
+        assert_eq!(log.last(), Some(log_id(at(3))));
+        let cut = AssertUnwindSafe(log.truncate_after(Some(log_id(at(2))))).catch_unwind();
+        let panic = cut.await.expect_err("it is committed");
+        let said = panic.downcast_ref::<String>().expect("words");
+        assert!(said.starts_with("RAFT-7"), "{said}");
+    }
 }

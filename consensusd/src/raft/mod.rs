@@ -1,9 +1,11 @@
 //! openraft behind our own doors: its types, and how they are told in the words of [`mareedb_ipc::wire`].
 //!
 //! openraft's node id is a *replica id*, allocated per placement and never reused (RAFT-5); its node payload says where
-//! the replica lives. `leader_id_std` gives at most one leader a term (RAFT-1).
+//! the replica lives. `leader_id_std` gives at most one leader a term (RAFT-1). That what is committed stays on later leaders
+//! (RAFT-7) is openraft's, over logs that keep DUR-1 and RAFT-2.
 
 mod append_stream;
+pub mod behind;
 pub mod log_store;
 mod marks;
 pub mod network;

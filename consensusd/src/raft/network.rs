@@ -1,6 +1,7 @@
 //! openraft's network over the exchange of frames.
 
 use super::append_stream::Appending;
+use super::behind::Behind;
 use super::state_machine::{SnapshotHandle, from_wire_meta};
 use super::{C, Place};
 use crate::exchange::{Exchange, Lost};
@@ -47,6 +48,8 @@ pub struct Factory {
     pub from: ReplicaId,
     /// A stream whose oldest question has waited so long is given up.
     pub patience: Duration,
+    /// For whom the log is kept.
+    pub behind: Behind,
 }
 
 /// The connection to one replica.
@@ -56,6 +59,7 @@ pub struct Connection {
     route: Route,
     addr: String,
     patience: Duration,
+    behind: Behind,
 }
 
 impl RaftNetworkFactory<C> for Factory {
@@ -72,6 +76,7 @@ impl RaftNetworkFactory<C> for Factory {
             },
             addr: place.addr.clone(),
             patience: self.patience,
+            behind: self.behind.clone(),
         }
     }
 }
@@ -234,7 +239,7 @@ impl RaftNetworkV2<C> for Connection {
         S: Stream<Item = AppendEntriesRequest<C>> + OptionalSend + Unpin + 'static,
     {
         let (exchange, addr) = (self.exchange.clone(), self.addr.clone());
-        let (route, patience) = (self.route, self.patience);
+        let (route, patience, behind) = (self.route, self.patience, self.behind.clone());
         let connection: &'s Connection = self;
         // openraft waits out its backoff where the first request is taken from it: a stream that failed before that would
         // be tried again at once, and again.
@@ -252,7 +257,7 @@ impl RaftNetworkV2<C> for Connection {
                 Err(lost) => return futures::stream::iter([Err(failed(lost))]).boxed(),
             };
             let input = futures::stream::iter([first]).chain(input);
-            let appending = Appending::new(input, call, answers, patience);
+            let appending = Appending::new(input, call, answers, patience, behind);
             futures::stream::unfold(appending, |mut state| async move {
                 let item = state.next().await?;
                 Some((item, state))
@@ -293,13 +298,21 @@ impl RaftNetworkV2<C> for Connection {
     async fn full_snapshot(
         &mut self,
         vote: VoteOf<C>,
-        _snapshot: SnapshotOf<C, SnapshotHandle>,
+        snapshot: SnapshotOf<C, SnapshotHandle>,
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<C>, StreamingError<C>> {
+        // What is opened is newer, but openraft goes on from here.
+        let has = snapshot.meta.last_log_id.map_or(0, |at| at.index);
+        let sending = self.behind.send(self.route.to, has);
         tokio::select! {
             biased;
-            sent = self.send_snapshot(vote) => sent,
+            sent = self.send_snapshot(vote) => {
+                if sent.is_ok() {
+                    sending.has_come();
+                }
+                sent
+            }
             closed = cancel => Err(StreamingError::Closed(closed)),
         }
     }
@@ -356,6 +369,7 @@ mod tests {
             group: FIRST_DATA_GROUP,
             from: ReplicaId(1),
             patience: Duration::from_secs(1),
+            behind: Behind::default(),
         };
         let mut connection = factory.new_client(2, &Place::default()).await;
         let nothing = SnapshotMeta {

@@ -4,15 +4,33 @@ use super::{Replica, Stands};
 use crate::frames::{Answer, Ask, Frame, Route};
 use crate::incoming::Incoming;
 use crate::raft::state_machine::{SnapshotHandle, from_wire_meta};
-use crate::raft::{C, leader_node, to_wire_vote};
+use crate::raft::{C, leader_node, position, to_wire_vote};
 use crate::rt;
 use crate::view::metrics;
 use mareedb_ipc::wire::command::Cause;
 use mareedb_ipc::wire::storage::{SnapshotChunk, SnapshotMeta, StorageAnswer, StorageRequest};
-use mareedb_ipc::wire::{NodeId, RandomId, ReplicaId};
+use mareedb_ipc::wire::{LogPosition, NodeId, RandomId, ReplicaId};
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::async_runtime::WatchReceiver;
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
+
+/// Why no leader of this vote has a snapshot up to `last` for a replica that has committed so much: openraft ends where it meets one.
+fn contradiction(
+    vote: &VoteOf<C>,
+    last: Option<LogPosition>,
+    committed: Option<LogPosition>,
+) -> Option<&'static str> {
+    let vote = to_wire_vote(vote);
+    if !vote.committed {
+        return Some("its vote is no leader's");
+    }
+    let last = last?;
+    if last.term > vote.term {
+        return Some("it is of a later term than its leader");
+    }
+    let committed = committed.filter(|committed| last > *committed)?;
+    (last.index <= committed.index).then_some("another entry is committed at its end")
+}
 
 impl Replica {
     /// A question of a peer, which runs on `node`. Answers go to `addr`, on the stream that this node has dialled.
@@ -151,6 +169,12 @@ impl Replica {
         chunk: SnapshotChunk,
         finish: Option<(VoteOf<C>, SnapshotMeta)>,
     ) -> Result<Answer, String> {
+        if let Some((vote, meta)) = &finish {
+            let committed = metrics(self).local_committed.as_ref().map(position);
+            if let Some(why) = contradiction(vote, meta.last_applied, committed) {
+                return Err(format!("a snapshot that cannot be: {why}"));
+            }
+        }
         let group = self.0.route.group;
         if number == 0 {
             self.storage(StorageRequest::BeginInstall { group, install })
@@ -217,5 +241,86 @@ impl Replica {
             let broken = Answer::Refused("the stream is broken".into());
             self.answer(addr, route, stream, broken);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formation::Proposal;
+    use crate::testing::{END, Follower, LEADER};
+    use mareedb_ipc::wire::FIRST_DATA_GROUP;
+
+    #[tokio::test]
+    async fn who_does_not_stand_claims_no_succession() {
+        let follower = Follower::start().await;
+        let replica = &follower.replica;
+        for (stands, last, fits) in [
+            (Stands::Yes, Some(END), true),
+            (Stands::IfNobodyElse, Some(END), false),
+            (Stands::No, None, false),
+        ] {
+            replica.let_stand(stands);
+            let (leader, term) = (ReplicaId(1), END.term);
+            let answer = replica.put(Ask::LeaderGone { leader, term }).await;
+            let Ok(Answer::LeaderGone {
+                last: claim, fit, ..
+            }) = answer
+            else {
+                panic!("{answer:?}")
+            };
+            let claim = claim.as_ref().map(position);
+            assert_eq!((claim, fit), (last, fits), "{stands:?}");
+        }
+    }
+
+    #[test]
+    fn no_snapshot_is_later_than_its_leader_or_contradicts_what_is_committed() {
+        let at = |term, index| Some(LogPosition { term, index });
+        let leader = VoteOf::<C>::new_committed(3, 1);
+        for (last, committed, sound) in [
+            (at(3, 9), at(2, 5), true),
+            (at(2, 5), at(2, 5), true),
+            // It is older than what is there, which openraft says itself.
+            (at(2, 4), at(2, 5), true),
+            (None, at(2, 5), true),
+            (at(3, 9), None, true),
+            (at(4, 9), at(2, 5), false),
+            (at(4, 9), None, false),
+            (at(3, 5), at(2, 5), false),
+            (at(3, 4), at(2, 5), false),
+        ] {
+            let found = contradiction(&leader, last, committed);
+            assert_eq!(found.is_none(), sound, "{last:?} {committed:?} {found:?}");
+        }
+        let candidate = VoteOf::<C>::new(3, 1);
+        assert!(contradiction(&candidate, at(3, 9), None).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_no_leader_can_have_is_refused() {
+        let follower = Follower::start().await;
+        follower.follows().await;
+        let meta = SnapshotMeta {
+            last_applied: Some(LogPosition {
+                term: END.term + 1,
+                index: END.index + 1,
+            }),
+            membership: None,
+        };
+        let ReplicaId(leader) = Proposal::replica(FIRST_DATA_GROUP, LEADER);
+        let vote = VoteOf::<C>::new_committed(END.term, leader);
+        let part = Ask::Snapshot {
+            install: RandomId(7),
+            number: 0,
+            chunk: SnapshotChunk {
+                entries: Vec::new(),
+                next: None,
+            },
+            finish: Some((vote, meta)),
+        };
+        let why = follower.replica.put(part).await.unwrap_err();
+        assert!(why.contains("of a later term than its leader"), "{why}");
+        assert!(metrics(&follower.replica).running_state.is_ok());
     }
 }

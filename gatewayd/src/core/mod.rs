@@ -28,6 +28,8 @@ const FORWARD_LIMIT: Duration = Duration::from_secs(5);
 
 /// So many bodies of the largest size find room on a node at once; of smaller ones accordingly more.
 const BODIES_WHOLE: usize = 16;
+/// So many answers of that size find room. They are longer than what asks for them, and leave as slowly as clients read.
+const ANSWERS_WHOLE: usize = 32;
 
 fn body_bytes_max(config: &Config) -> usize {
     let max = usize::try_from(config.limits.request_bytes_max).unwrap_or(usize::MAX);
@@ -43,6 +45,8 @@ pub struct Core {
     pub admission: Admission,
     /// Room for their bodies.
     pub bodies: Arc<Bodies>,
+    /// Room for their answers.
+    pub answers: Arc<Bodies>,
     /// The configuration.
     pub config: Config,
     /// Counters.
@@ -101,12 +105,14 @@ impl Core {
     ) -> Arc<Core> {
         let places = usize::try_from(config.limits.requests_in_flight_max).unwrap_or(usize::MAX);
         let target = Duration::from_millis(config.limits.queueing_target_ms);
+        let largest = body_bytes_max(&config);
         Arc::new(Core {
             calls,
             peers,
             sessions,
             admission: Admission::new(places, target),
-            bodies: Bodies::new(body_bytes_max(&config).saturating_mul(BODIES_WHOLE)),
+            bodies: Bodies::new(largest.saturating_mul(BODIES_WHOLE)),
+            answers: Bodies::new(largest.saturating_mul(ANSWERS_WHOLE)),
             config,
             metrics: crate::metrics::Metrics::default(),
         })
@@ -266,3 +272,6 @@ impl Core {
         reply.map_err(Attempt::from)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -21,6 +21,7 @@ impl Core {
         until: Instant,
     ) -> Result<Result<ReadResponse, ReadError>, ConsensusError> {
         let began = std::time::Instant::now();
+        // LIN-1
         read.min_index = self.calls.read_index(read.group).await?;
         self.metrics.hop(Hop::ReadIndex, began);
         let began = std::time::Instant::now();

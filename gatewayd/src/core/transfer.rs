@@ -17,7 +17,8 @@ impl Core {
     ///
     /// # Errors
     /// NOT_FOUND: no member has the name. PRECONDITION_FAILED: there is no other member. NOT_READY: nobody is fit to take over.
-    /// NO_QUORUM: nobody leads, or the leader cannot be reached. OUTCOME_UNKNOWN: it was asked for, and has not come about by `deadline`.
+    /// NO_QUORUM: nobody leads, or the leader cannot be reached. OUTCOME_UNKNOWN: it was asked for, and has not come about by `deadline`,
+    /// or one of several leaders has refused.
     pub async fn transfer_to(&self, name: &str, deadline: Instant) -> Result<String, ApiError> {
         let view = self.view().filter(|view| !view.groups.is_empty());
         let view = view.ok_or_else(|| self.not_ready())?;
@@ -93,7 +94,11 @@ impl Core {
                     .ask_to_hand_over(&view, leader, Some(to), deadline)
                     .await
                 {
-                    Err(Attempt::Final(error)) => return Err(error),
+                    Err(Attempt::Final(error)) if asked.is_empty() => return Err(error),
+                    // Others were asked, and may have handed over.
+                    Err(Attempt::Final(error)) => {
+                        return Err(may_arrive(&view, first, to, &error.message));
+                    }
                     // It cannot be reached, or leads nothing any more: the view will say who does.
                     Err(Attempt::Unproposed(code, message)) => {
                         why = Attempt::Unproposed(code, message);
@@ -107,10 +112,7 @@ impl Core {
                 return Err(if asked.is_empty() {
                     why.told()
                 } else {
-                    let to = name_of(&view, to);
-                    let what = format!("{} has not come to {to} within timeout_ms", first.id);
-                    ApiError::new(ErrorCode::OutcomeUnknown, format!("leadership of {what}"))
-                        .with_remedy(LOOK)
+                    may_arrive(&view, first, to, "timeout_ms is over")
                 });
             }
             self.pause(deadline).await;
@@ -157,6 +159,13 @@ impl Core {
 const LOOK: &str =
     "See who leads (maree-db-cli cluster status), and ask again if it is not who should.";
 
+/// What is told of leadership that was asked for, and is not there.
+fn may_arrive(view: &ClusterView, group: &GroupView, to: NodeId, why: &str) -> ApiError {
+    let (group, to) = (group.id, name_of(view, to));
+    let what = format!("leadership of {group} has not come to {to}: {why}");
+    ApiError::new(ErrorCode::OutcomeUnknown, what).with_remedy(LOOK)
+}
+
 /// Those of the groups that are led by another node, or by none.
 fn elsewhere<'a>(view: &'a ClusterView, groups: &[GroupId], to: NodeId) -> Vec<&'a GroupView> {
     let groups = view
@@ -169,4 +178,41 @@ fn elsewhere<'a>(view: &'a ClusterView, groups: &[GroupId], to: NodeId) -> Vec<&
 fn name_of(view: &ClusterView, id: NodeId) -> String {
     let member = view.member(id);
     member.map(|member| member.name.clone()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::tests::Bed;
+    use crate::links::tests::later;
+    use mareedb_config::Config;
+    use mareedb_ipc::wire::FIRST_DATA_GROUP;
+    use mareedb_ipc::wire::gateway::{FromConsensus, ToConsensus};
+
+    #[tokio::test]
+    async fn a_leader_that_refuses_says_nothing_of_those_that_were_asked_before() {
+        for (before, code) in [
+            (BTreeSet::new(), ErrorCode::NotReady),
+            (BTreeSet::from([NodeId(2)]), ErrorCode::OutcomeUnknown),
+        ] {
+            let mut bed = Bed::new(Config::default());
+            bed.led_by(2, 1);
+            let core = bed.core.clone();
+            let mut groups = vec![FIRST_DATA_GROUP];
+            if !before.is_empty() {
+                groups.push(META_GROUP);
+            }
+            let moved = core.bring(NodeId(3), groups, before, later());
+            tokio::pin!(moved);
+            let call = match bed.asked(moved.as_mut()).await {
+                ToConsensus::Admin { call, .. } => call,
+                other => panic!("{other:?}"),
+            };
+            let result = Err(ConsensusError::Refused("nobody is fit".into()));
+            bed.told(&FromConsensus::Admin { call, result });
+            let told = moved.await.unwrap_err();
+            assert_eq!(told.code, code, "{told}");
+            assert!(told.message.contains("nobody is fit"), "{told}");
+        }
+    }
 }

@@ -84,6 +84,16 @@ impl Core {
                     }
                     other => return Err(refusal(other)),
                 },
+                // What is refused now says nothing of a copy that was proposed before (ONCE-1).
+                Err(Attempt::Final(error)) if uncertain => {
+                    return Err(ApiError::new(
+                        ErrorCode::OutcomeUnknown,
+                        format!(
+                            "an attempt had no answer, so that the write may or may not take effect; another one was refused: {}",
+                            error.message
+                        ),
+                    ));
+                }
                 Err(Attempt::Final(error)) => return Err(error),
                 Err(Attempt::Uncertain) => {
                     uncertain = true;

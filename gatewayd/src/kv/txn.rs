@@ -1,7 +1,7 @@
 //! Transactions: what a request says, in the command that the log carries.
 
 use super::range::bounds;
-use super::to_result;
+use super::{check_bounds, to_result};
 use crate::core::Core;
 use mareedb_api::v1;
 use mareedb_api::{ApiError, ErrorCode};
@@ -108,11 +108,12 @@ impl Core {
                     let prefix = range.prefix.as_ref();
                     let at = format_args!("{list}[{i}].range");
                     let (start, end) = bounds(at, &range.start, &range.end, prefix)?;
-                    self.check_bounds(at, &start, &end)?;
+                    check_bounds(at, &start, &end)?;
                     Op::Range {
                         start,
                         end,
-                        limit: self.page_items(range.limit),
+                        // As it is asked for, as long as the fingerprint is not taken.
+                        limit: u32::try_from(range.limit).unwrap_or(u32::MAX),
                     }
                 }
                 None => {
@@ -148,5 +149,66 @@ impl Core {
             ));
         }
         Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::tests::Bed;
+    use bytes::Bytes;
+    use mareedb_config::Config;
+    use mareedb_ipc::wire::command::Command;
+    use mareedb_ipc::wire::decode;
+
+    /// What is proposed for this request by a node whose pages have so many items, and under which fingerprint.
+    async fn lowered(request: v1::TxnRequest, page_items_max: u64) -> (Txn, u128) {
+        let mut config = Config::default();
+        config.limits.page_items_max = page_items_max;
+        let mut bed = Bed::new(config);
+        bed.led_by(1, 1);
+        let core = bed.core.clone();
+        let txn = core.txn(request);
+        tokio::pin!(txn);
+        let (_, command) = bed.first_proposed(txn.as_mut()).await;
+        let command: Command = decode(&command).unwrap();
+        match command {
+            Command::Write {
+                idempotency: Some(key),
+                txn,
+                ..
+            } => (txn, key.fingerprint),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn once_1_a_repeat_is_known_by_a_node_that_cuts_ranges_elsewhere() {
+        let range = |limit| v1::Op {
+            op: Some(v1::op::Op::Range(v1::op::Range {
+                prefix: Some(Bytes::from_static(b"a")),
+                limit,
+                ..v1::op::Range::default()
+            })),
+        };
+        let request = v1::TxnRequest {
+            success: [0, 5, 20, u64::MAX].map(range).to_vec(),
+            failure: vec![range(20)],
+            idempotency_key: "once".into(),
+            ..v1::TxnRequest::default()
+        };
+        let limits = |txn: Txn| -> Vec<u32> {
+            let ops = txn.success.iter().chain(&txn.failure);
+            ops.map(|op| match op {
+                Op::Range { limit, .. } => *limit,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+        };
+        let (few, few_print) = lowered(request.clone(), 10).await;
+        let (many, many_print) = lowered(request, 100).await;
+        assert_eq!(few_print, many_print);
+        assert_eq!(limits(few), [10, 5, 10, 10, 10]);
+        assert_eq!(limits(many), [100, 5, 20, 100, 20]);
     }
 }

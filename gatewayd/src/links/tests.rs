@@ -8,11 +8,11 @@ use mareedb_ipc::wire::read::Query;
 use mareedb_ipc::{Inheritance, Lane, Role};
 use std::time::Duration;
 
-fn later() -> Instant {
+pub(crate) fn later() -> Instant {
     Instant::now() + Duration::from_secs(60)
 }
 
-fn gateway(node: &NodeInProcess) -> Pump {
+pub(crate) fn gateway(node: &NodeInProcess) -> Pump {
     let mut own = node.attach(Role::Gateway);
     let lanes = Lanes {
         to_client: own.sender(Role::Consensus, Lane::Client),
@@ -45,14 +45,14 @@ fn gateway(node: &NodeInProcess) -> Pump {
 }
 
 /// The test as consensusd.
-struct Consensus {
+pub(crate) struct Consensus {
     sender: Sender,
     receiver: Receiver,
 }
 
 impl Consensus {
     /// One is born, and says so.
-    fn new(node: &NodeInProcess) -> Consensus {
+    pub(crate) fn new(node: &NodeInProcess) -> Consensus {
         let mut own: Inheritance = node.attach(Role::Consensus);
         let mut consensus = Consensus {
             sender: own.sender(Role::Gateway, Lane::Client),
@@ -62,17 +62,21 @@ impl Consensus {
         consensus.tell(&FromConsensus::Hello { epoch });
         consensus
     }
-    fn tell(&mut self, message: &FromConsensus) {
+    pub(crate) fn tell(&mut self, message: &FromConsensus) {
         self.sender
             .try_send(message)
             .unwrap()
             .expect("room for a message");
         self.sender.publish();
     }
-    fn asked(&mut self) -> Option<u64> {
+    /// What it is told or asked next.
+    pub(crate) fn heard(&mut self) -> Option<ToConsensus> {
         let (message, end) = self.receiver.try_recv::<ToConsensus>().unwrap()?;
         self.receiver.release(end);
-        match message {
+        Some(message)
+    }
+    fn asked(&mut self) -> Option<u64> {
+        match self.heard()? {
             ToConsensus::Propose { call, .. } => Some(call),
             other => panic!("{other:?}"),
         }
@@ -173,6 +177,29 @@ async fn an_answer_to_a_predecessors_call_meets_nothing() {
     sender.publish();
     pump.turn().unwrap();
     assert_eq!(waiting.await.unwrap().unwrap().applied_index, 2);
+}
+
+#[tokio::test]
+async fn a_reader_is_told_how_long_somebody_waits() {
+    let node = NodeInProcess::small("{}");
+    let mut pump = gateway(&node);
+    let calls = pump.calls.clone();
+    let read = ReadRequest {
+        group: FIRST_DATA_GROUP,
+        epoch: 0,
+        min_index: 0,
+        query: Query::Elections,
+    };
+    let waiting = calls.read(read, Instant::now() + Duration::from_millis(50));
+    assert!(futures::poll!(std::pin::pin!(waiting)).is_pending());
+    pump.turn().unwrap();
+    let mut storage = node.attach(Role::Storage);
+    let mut receiver = storage.receiver(Role::Gateway, Lane::Read(0));
+    let (sent, _) = receiver
+        .try_recv::<SentReadCall>()
+        .unwrap()
+        .expect("a call");
+    assert!(sent.call.wait_ms <= 51, "{sent:?}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Serves a stream that another node has dialled.
 
 use super::frame::{Call, Codec, Frame, Reply};
-use super::{Peers, objection};
+use super::{Peers, WAITING_BYTES_MAX, objection, weight};
 use crate::core::Core;
 use futures::{SinkExt, StreamExt};
 use mareedb_ipc::wire::command::Command;
@@ -10,6 +10,7 @@ use mareedb_ipc::wire::peer::{PeerHello, PeerIn, Way};
 use mareedb_ipc::wire::{NodeId, decode};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -81,14 +82,38 @@ async fn serve_frames(
     Ok(())
 }
 
+/// Bytes of replies that wait for a stream, about.
+#[derive(Clone, Default)]
+struct Waiting(Arc<AtomicUsize>);
+
+impl Waiting {
+    /// Counts a reply in. Beyond the limit a read has given nothing: who asked asks again, and others are told what has become of writes.
+    fn enters(&self, number: u64, reply: Reply) -> Frame {
+        let read = matches!(reply, Reply::Read(_));
+        let mut frame = Frame::Reply(number, Box::new(reply));
+        if read && self.0.load(Ordering::Relaxed) + weight(&frame) > WAITING_BYTES_MAX {
+            let refused = Reply::Read(Err(ConsensusError::Overloaded));
+            frame = Frame::Reply(number, Box::new(refused));
+        }
+        self.0.fetch_add(weight(&frame), Ordering::Relaxed);
+        frame
+    }
+
+    fn leaves(&self, frame: &Frame) {
+        self.0.fetch_sub(weight(frame), Ordering::Relaxed);
+    }
+}
+
 async fn serve_calls(core: Arc<Core>, framed: Framed<TcpStream, Codec>) -> io::Result<()> {
     let (read, write) = framed.into_inner().into_split();
     let (mut source, mut sink) = (FramedRead::new(read, Codec), FramedWrite::new(write, Codec));
-    let (replies, mut waiting) = mpsc::channel::<Frame>(CALLS_MAX);
+    let (replies, mut queue) = mpsc::channel::<Frame>(CALLS_MAX);
+    let waiting = Waiting::default();
     let writer = async {
         let mut batch = Vec::with_capacity(64);
-        while waiting.recv_many(&mut batch, 64).await > 0 {
+        while queue.recv_many(&mut batch, 64).await > 0 {
             for frame in batch.drain(..) {
+                waiting.leaves(&frame);
                 sink.feed(frame).await?;
             }
             sink.flush().await?;
@@ -104,12 +129,12 @@ async fn serve_calls(core: Arc<Core>, framed: Framed<TcpStream, Codec>) -> io::R
             let Ok(place) = replies.clone().reserve_owned().await else {
                 return Ok(());
             };
-            let core = core.clone();
+            let (core, waiting) = (core.clone(), waiting.clone());
             tokio::spawn(async move {
                 let until = Instant::now() + Duration::from_millis(u64::from(ms));
                 // Later nobody waits for it.
                 if let Ok(reply) = timeout_at(until, answer(&core, *call, until)).await {
-                    place.send(Frame::Reply(number, Box::new(reply)));
+                    place.send(waiting.enters(number, reply));
                 }
             });
         }
@@ -131,7 +156,7 @@ async fn answer(core: &Core, call: Call, until: Instant) -> Reply {
             Ok(_) => Err(ConsensusError::Refused("no command of a gateway".into())),
             Err(error) => Err(ConsensusError::Refused(error.to_string())),
         }),
-        Call::Read(read) => Reply::Read(core.read_here(read, until).await),
+        Call::Read(read) => Reply::Read(core.read_here(read, until).await).fitting(),
         Call::Transfer { to } => {
             let to = to.map(NodeId);
             Reply::Transferred(
@@ -140,5 +165,56 @@ async fn answer(core: &Core, call: Call, until: Instant) -> Reply {
                     .await,
             )
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use mareedb_ipc::wire::Revision;
+    use mareedb_ipc::wire::command::Item;
+    use mareedb_ipc::wire::read::ReadResponse;
+
+    #[test]
+    fn replies_wait_for_a_slow_stream_up_to_a_limit_and_only_reads_are_refused() {
+        let item = Item {
+            key: Bytes::from_static(b"k"),
+            value: Bytes::from(vec![0; 1 << 20]),
+            create_revision: Revision(1),
+            mod_revision: Revision(1),
+            version: 1,
+        };
+        let read = || {
+            Reply::Read(Ok(Ok(ReadResponse {
+                items: vec![item.clone()],
+                elections: Vec::new(),
+                more: false,
+                revision: Revision(1),
+                applied_index: 1,
+            })))
+        };
+        let refused = Frame::Reply(7, Box::new(Reply::Read(Err(ConsensusError::Overloaded))));
+        let waiting = Waiting::default();
+        let mut kept = Vec::new();
+        loop {
+            let frame = waiting.enters(7, read());
+            if frame == refused {
+                waiting.leaves(&frame);
+                break;
+            }
+            kept.push(frame);
+            assert!(kept.len() < 1_000, "what waits has no bound");
+        }
+        assert!(kept.len() > 16);
+        let outcome = Reply::Proposed(Ok(item.value.clone()));
+        let written = waiting.enters(7, outcome.clone());
+        assert_eq!(written, Frame::Reply(7, Box::new(outcome)));
+        kept.push(written);
+        for frame in &kept {
+            waiting.leaves(frame);
+        }
+        assert_eq!(waiting.0.load(Ordering::Relaxed), 0);
+        assert_ne!(waiting.enters(7, read()), refused);
     }
 }

@@ -20,6 +20,14 @@ const _: () = assert!(
     "a forwarded request fits a frame"
 );
 const HEAD_BYTES: usize = 5;
+/// Most bytes of items in a reply: the largest item, which a request has brought, is among what fits.
+const ITEMS_BYTES_MAX: usize = bounds::REQUEST_BYTES_MAX + ITEM_EXTRA_BYTES;
+/// What an item takes beside its key and value, at most.
+const ITEM_EXTRA_BYTES: usize = 64;
+const _: () = assert!(
+    ITEMS_BYTES_MAX + 1024 <= FRAME_BYTES_MAX,
+    "items, and what is around them, fit a frame"
+);
 
 /// What a stream is for. Between nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -98,6 +106,41 @@ pub enum Reply {
     Transferred(Result<String, ConsensusError>),
 }
 
+impl Reply {
+    /// Cuts what a read has given to what a frame carries, but for its first item: who asked goes on from where it ends.
+    pub(super) fn fitting(mut self) -> Reply {
+        if let Reply::Read(Ok(Ok(response))) = &mut self {
+            let mut bytes = 0;
+            let fits = response
+                .items
+                .iter()
+                .take_while(|item| {
+                    bytes += item.key.len() + item.value.len() + ITEM_EXTRA_BYTES;
+                    bytes <= ITEMS_BYTES_MAX
+                })
+                .count()
+                .max(1);
+            if fits < response.items.len() {
+                response.items.truncate(fits);
+                response.more = true;
+            }
+        }
+        self
+    }
+
+    /// What goes in the place of one that no frame carries: only this call has failed.
+    fn too_large(&self, bytes: usize) -> Reply {
+        match self {
+            // It may have been carried out.
+            Reply::Proposed(_) => Reply::Proposed(Err(ConsensusError::Uncertain)),
+            Reply::Transferred(_) => Reply::Transferred(Err(ConsensusError::Uncertain)),
+            Reply::Read(_) => Reply::Read(Err(ConsensusError::TooLarge(format!(
+                "an answer of {bytes} bytes does not fit a frame between nodes"
+            )))),
+        }
+    }
+}
+
 /// Encodes and decodes frames.
 #[derive(Debug, Default)]
 pub struct Codec;
@@ -115,7 +158,13 @@ impl Encoder<Frame> for Codec {
             Frame::Reject(why) => (3, encode(&why).into()),
             Frame::Peer(bytes) => (4, bytes),
             Frame::Call(number, ms, call) => (5, encode(&(number, ms, *call)).into()),
-            Frame::Reply(number, reply) => (6, encode(&(number, *reply)).into()),
+            Frame::Reply(number, reply) => {
+                let mut payload = encode(&(number, &*reply));
+                if payload.len() >= FRAME_BYTES_MAX {
+                    payload = encode(&(number, reply.too_large(payload.len())));
+                }
+                (6, payload.into())
+            }
         };
         let len = payload.len() + 1;
         if len > FRAME_BYTES_MAX {
@@ -170,6 +219,8 @@ impl Decoder for Codec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mareedb_ipc::wire::Revision;
+    use mareedb_ipc::wire::command::Item;
     use proptest::prelude::*;
 
     #[test]
@@ -198,6 +249,71 @@ mod tests {
             decoded.extend(Codec.decode(&mut arrived).unwrap());
         }
         assert_eq!(decoded, frames);
+    }
+
+    /// A read of so many items, each with a value of so many bytes.
+    fn read_of(items: usize, value_bytes: usize) -> Reply {
+        let revision = Revision(u64::MAX);
+        let item = Item {
+            key: Bytes::from_static(b"k"),
+            value: Bytes::from(vec![0; value_bytes]),
+            create_revision: revision,
+            mod_revision: revision,
+            version: u64::MAX,
+        };
+        Reply::Read(Ok(Ok(ReadResponse {
+            items: vec![item; items],
+            elections: Vec::new(),
+            more: false,
+            revision,
+            applied_index: u64::MAX,
+        })))
+    }
+
+    /// What arrives of a reply, and of what is sent after it.
+    fn arrived(reply: Reply) -> Reply {
+        let mut wire = BytesMut::new();
+        let next = Frame::Peer(Bytes::from_static(b"next"));
+        for frame in [Frame::Reply(7, Box::new(reply)), next.clone()] {
+            Codec.encode(frame, &mut wire).unwrap();
+        }
+        let first = Codec.decode(&mut wire).unwrap();
+        assert_eq!(Codec.decode(&mut wire).unwrap(), Some(next));
+        match first {
+            Some(Frame::Reply(7, reply)) => *reply,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_page_beyond_a_frame_is_cut_and_the_next_page_goes_on() {
+        for (reply, fits) in [
+            (read_of(400_000, 1), 100_000..200_000),
+            (read_of(10, 1 << 20), 6..7),
+            (read_of(1, bounds::REQUEST_BYTES_MAX - 1), 1..2),
+        ] {
+            let Reply::Read(Ok(Ok(all))) = &reply else {
+                unreachable!("it was made a read");
+            };
+            let all = all.items.len();
+            let Reply::Read(Ok(Ok(page))) = arrived(reply.fitting()) else {
+                panic!("{all} items did not arrive");
+            };
+            assert!(fits.contains(&page.items.len()), "{}", page.items.len());
+            assert_eq!(page.more, page.items.len() < all);
+        }
+    }
+
+    #[test]
+    fn a_reply_that_no_frame_carries_fails_its_call_and_not_the_stream() {
+        let read = arrived(read_of(1, FRAME_BYTES_MAX));
+        assert!(
+            matches!(&read, Reply::Read(Err(ConsensusError::TooLarge(_)))),
+            "{read:?}"
+        );
+        let outcome = Bytes::from(vec![0; FRAME_BYTES_MAX]);
+        let proposed = arrived(Reply::Proposed(Ok(outcome)));
+        assert_eq!(proposed, Reply::Proposed(Err(ConsensusError::Uncertain)));
     }
 
     proptest! {

@@ -12,6 +12,7 @@ use crate::links::{Forget, deliver};
 use bytes::Bytes;
 use frame::{Call, Frame, Purpose, Reply};
 use mareedb_ipc::Outbox;
+use mareedb_ipc::wire::command::Item;
 use mareedb_ipc::wire::gateway::Target;
 use mareedb_ipc::wire::peer::{DownReason, PEER_PROTOCOL, PeerHello, PeerIn, PeerOut, Way};
 use mareedb_ipc::wire::view::NodeIdentity;
@@ -284,6 +285,16 @@ pub(crate) fn weight(frame: &Frame) -> usize {
         Frame::Peer(frame) => bytes(frame),
         Frame::Call(_, _, call) => match &**call {
             Call::Propose { command, .. } => bytes(command),
+            _ => 64,
+        },
+        Frame::Reply(_, reply) => match &**reply {
+            Reply::Proposed(Ok(outcome)) => bytes(outcome),
+            Reply::Read(Ok(Ok(response))) => {
+                let items = response.items.iter();
+                items
+                    .map(|item| size_of::<Item>() + item.key.len() + item.value.len())
+                    .sum::<usize>()
+            }
             _ => 64,
         },
         _ => 64,

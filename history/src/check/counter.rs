@@ -1,4 +1,4 @@
-//! Counters: every increment counts exactly once.
+//! Counters: every increment counts exactly once (ONCE-1).
 //!
 //! For each counter, a read's value lies between what must have been counted and what can have been: at least all that was
 //! acknowledged before the read began and all that an earlier read saw; at most all increments that began before the read

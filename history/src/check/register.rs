@@ -1,4 +1,4 @@
-//! Registers: gets, puts, deletes and compare-and-swaps of a key are linearizable.
+//! Registers: gets, puts, deletes and compare-and-swaps of a key are linearizable (LIN-1).
 //!
 //! For each key there is one order of all operations on it that keeps real time and explains every answer; the key is absent
 //! at first. Operations that failed are left out, so an effect of theirs is a violation as soon as it is seen. Operations of

@@ -1,4 +1,4 @@
-//! Revisions: they grow in real time, and each names one version.
+//! Revisions: they grow in real time, and each names one version (LIN-3).
 //!
 //! - A write that began after another write was acknowledged, or after a read showed a revision, has a larger revision. This holds across all
 //!   keys of a replication group, and for each key in any case ([`Options::revisions_grow`] says which is checked).

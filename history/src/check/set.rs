@@ -1,4 +1,4 @@
-//! Sets: nothing acknowledged is lost, nothing comes from nowhere, and all reads lie on one line of growth.
+//! Sets: nothing acknowledged is lost (DUR-1), nothing comes from nowhere, and all reads lie on one line of growth.
 //!
 //! Nothing is ever taken from a set, so its states are a chain. For each set:
 //! - a read has no element twice, none that nobody added, none whose add failed, none whose add began after the read ended;

@@ -5,12 +5,15 @@
 
 #[cfg(feature = "faults")]
 pub mod faults;
+#[cfg(test)]
+pub(crate) mod said;
 mod sim;
 mod std_disk;
 
 pub use sim::SimDisk;
 pub use std_disk::StdDisk;
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -19,12 +22,26 @@ use std::path::Path;
 /// # Errors
 /// The disk.
 pub fn free_bytes(dir: &Path) -> io::Result<u64> {
+    #[cfg(test)]
+    if let Some(bytes) = said::room() {
+        return Ok(bytes);
+    }
     let room = nix::sys::statvfs::statvfs(dir)?;
     #[allow(
         clippy::useless_conversion,
         reason = "its width differs between systems"
     )]
     Ok(u64::from(room.blocks_available()) * u64::from(room.fragment_size()))
+}
+
+/// Makes the names in a directory durable.
+///
+/// # Errors
+/// The disk.
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    said::sync()?;
+    File::open(dir)?.sync_all()
 }
 
 /// Segment files of one log.

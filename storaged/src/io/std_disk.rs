@@ -1,6 +1,6 @@
 //! Segments as files of a directory.
 
-use super::Disk;
+use super::{Disk, sync_dir};
 use mareedb_ipc::wire::RandomId;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use std::fs::{self, File};
@@ -24,7 +24,7 @@ impl StdDisk {
         for parent in dir.ancestors().skip(1).take(2) {
             // So that the directory itself is not forgotten; relative paths end in an empty one.
             if !parent.as_os_str().is_empty() {
-                File::open(parent)?.sync_all()?;
+                sync_dir(parent)?;
             }
         }
         let disk = StdDisk {
@@ -64,7 +64,7 @@ impl StdDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        File::open(&self.dir)?.sync_all()
+        sync_dir(&self.dir)
     }
 }
 
@@ -202,6 +202,29 @@ fn fill(path: &Path, bytes: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    /// LOG-5
+    #[test]
+    fn a_log_is_opened_when_a_predecessors_descriptors_are_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        let mut disk = StdDisk::open(&path).unwrap();
+        disk.create(1, 4096).unwrap();
+        let writes = File::open(disk.path(1)).unwrap();
+        writes.lock().unwrap();
+        let opening = std::thread::spawn(move || StdDisk::open(&path).map(drop));
+        // The kernel's list marks who waits for a lock.
+        let file = format!(":{} ", writes.metadata().unwrap().ino());
+        let waits = |line: &str| line.contains("-> FLOCK") && line.contains(&file);
+        let locks = || fs::read_to_string("/proc/locks").unwrap();
+        while !locks().lines().any(waits) {
+            assert!(!opening.is_finished(), "a write may still land");
+            std::thread::yield_now();
+        }
+        drop(writes);
+        opening.join().unwrap().unwrap();
+    }
 
     #[test]
     fn a_key_stays_and_segments_without_it_are_damage() {

@@ -125,7 +125,7 @@ impl Index {
     /// Takes a record in.
     ///
     /// # Errors
-    /// It contradicts what is there: a broken invariant of the writer, or damage.
+    /// It contradicts what is there: a broken invariant of the writer, or damage (DUR-2).
     pub fn take(&mut self, record: Record, location: Location) -> Result<(), String> {
         match record {
             Record::Operation { id, change } => {
@@ -197,6 +197,13 @@ impl Index {
             ));
         }
         let keep = after(last)?;
+        // RAFT-2: what is appended next would lie behind a hole.
+        if keep > after(state.last)? {
+            return Err(format!(
+                "RAFT-2: {group}: truncation to {last:?} beyond the end {:?}",
+                state.last
+            ));
+        }
         let gone = state.entries.split_off(&keep);
         state.last = last;
         self.live.forget(gone);
@@ -331,6 +338,7 @@ impl Index {
                 .get_mut(&group)
                 .and_then(|state| state.entries.get_mut(&index));
             if let Some(slot) = slot {
+                // LOG-8
                 if slot.location.lsn > self.durable && !planted(Fault::Evicted) {
                     break;
                 }
@@ -411,7 +419,7 @@ impl Index {
         }
     }
 
-    /// The first entry between a purge mark and a last entry that is not there.
+    /// The first entry between a purge mark and a last entry that is not there (DUR-2).
     pub fn hole(&self) -> Option<(GroupId, u64)> {
         self.groups.iter().find_map(|(group, state)| {
             let from = state.purged.map_or(0, |purged| purged.index + 1);

@@ -3,7 +3,8 @@
 //! Invariants: LOG-1 only the contiguous prefix of units is acknowledged; LOG-2 a block with acknowledged bytes is never
 //! rewritten; LOG-3 what is missing of it is damage; LOG-4 the end is sealed before anything is answered; LOG-5 no write of a
 //! predecessor can land after recovery has read; LOG-6 an operation is taken once; LOG-7 a segment is used again only when
-//! nothing in it is needed; LOG-8 an entry is read from its unit only when that is durable.
+//! nothing in it is needed; LOG-8 an entry is read from its unit only when that is durable. LOG-9, commit positions that wait for
+//! company, is the shard's.
 //!
 //! [`Log`] is the logic without input and output: it says what to write where, and is told what has been written. Non-goals:
 //! it knows nothing of state machines, nor of who may purge what.
@@ -289,7 +290,7 @@ impl Log {
         }
         let number = self.next_number;
         self.next_number += 1;
-        // The oldest one, or none: a gap among them would look like damage.
+        // LOG-7: one that nobody reads. The oldest one, or none: a gap among them would look like damage.
         let usable = self
             .spare
             .front()

@@ -68,6 +68,9 @@ pub struct Plan {
 impl Log {
     /// Plans to read entries `[from, to)` of a group: fewer after `max_bytes`, but at least one; none when `from` is not
     /// there.
+    ///
+    /// # Panics
+    /// An entry has left the memory before its unit was durable.
     pub fn plan(&self, group: GroupId, from: u64, to: u64, max_bytes: usize) -> Plan {
         let mut plan = Plan {
             group,
@@ -92,6 +95,12 @@ impl Log {
             plan.places.push(match &slot.cached {
                 Some(entry) => Place::Here(entry.clone()),
                 None => {
+                    assert!(
+                        slot.location.lsn <= self.durable,
+                        "LOG-8: {group}: entry {index} is in unit {} alone, durable is {}",
+                        slot.location.lsn,
+                        self.durable
+                    );
                     let segment = slot.location.segment;
                     if !plan.pins.iter().any(|pin| pin.segment == segment) {
                         plan.pins.push(self.pins.pin(segment));

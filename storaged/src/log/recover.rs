@@ -1,4 +1,4 @@
-//! Reads a log back: the only way in which one is opened.
+//! Reads a log back: the only way in which one is opened. It finds what was acknowledged, and nothing that was never written (DUR-2).
 //!
 //! The log is the longest run of valid units with consecutive LSNs, segment after segment. What follows it was never
 //! acknowledged and is void, unless a later valid unit says that it was durable: that is damage (LOG-3), told with file and

@@ -236,6 +236,30 @@ fn a_call_that_nobody_waits_for_any_more_is_not_carried_out() {
     assert_eq!((call, result.unwrap().applied_index), (2, index));
 }
 
+/// One that ends the process would end each of its successors, too.
+#[test]
+fn a_call_has_left_the_ring_when_it_is_carried_out() {
+    let mut scene = Scene::new();
+    let index = scene.put(b"k", b"v");
+    let _reader = scene.start();
+    scene.up();
+    let store = scene.store.clone();
+    let held = store.hold();
+    scene.call(1, index, LONG);
+    loop {
+        let head = scene.sender.head().unwrap();
+        if head == scene.sender.tail() {
+            break;
+        }
+        if scene.sender.arm_progress(head).unwrap() {
+            assert!(scene.bell.wait(Some(LONG)), "it is still in the ring");
+        }
+    }
+    drop(held);
+    let (call, result) = scene.answer();
+    assert_eq!((call, result.unwrap().applied_index), (1, index));
+}
+
 #[test]
 fn no_wake_up_is_lost_between_parking_and_applying() {
     let mut scene = Scene::new();

@@ -4,6 +4,7 @@ use super::end::Ended;
 use super::full::is_full;
 use super::keep::flush_all;
 use super::threads::{Asked, Installed, Shared};
+use crate::state::StoreError;
 use crossbeam::channel::Receiver;
 use mareedb_ipc::Gauge;
 use mareedb_ipc::wire::storage::{StorageAnswer, StorageRequest};
@@ -60,6 +61,9 @@ fn serve_apply(shared: &Shared, asked: Asked) -> Result<(), Ended> {
                     meta,
                 });
             }),
+            // Which state is in force nobody knows here, and who believes the answer that it is the old one may be wrong (RAFT-2). A
+            // successor sees which, and is asked again.
+            Err(error @ StoreError::Unsettled(_)) => return Err(error.into()),
             Err(error) => shared.answer(request, Err(error)),
         },
         _ => return Err(Ended::broken("a request that applies nothing")),

@@ -235,6 +235,9 @@ async fn with_faults(
 mod tests {
     use super::*;
     use crate::fault;
+    use crate::io::Disk;
+    use futures::channel::mpsc;
+    use glommio::{LocalExecutorBuilder, Placement};
     use mareedb_ipc::ExitCode;
 
     /// LIVE-3
@@ -278,5 +281,30 @@ mod tests {
             assert_eq!(error.raw_os_error(), Some(code));
             assert_eq!(fault::exit_of(&error), exit, "{error}");
         }
+    }
+
+    /// STO-FAULT
+    #[test]
+    fn a_write_that_fails_and_a_segment_that_does_not_open_keep_the_number() {
+        static BYTES: [u8; 4096] = [7; 4096];
+        let dir = tempfile::tempdir().unwrap();
+        let mut disk = StdDisk::open(dir.path()).unwrap();
+        disk.create(1, 4096).unwrap();
+        let executor = LocalExecutorBuilder::new(Placement::Unbound)
+            .io_memory(1 << 20)
+            .ring_depth(128)
+            .make()
+            .unwrap();
+        executor.run(async move {
+            let opened = OpenOptions::new().read(true).dma_open(disk.path(1)).await;
+            let file = opened.unwrap();
+            let error = put(&file, &BYTES, 0).await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EBADF), "{error}");
+            file.close().await.unwrap();
+            let (wake, _rung) = mpsc::channel(1);
+            let mut writer = Writer::new(disk, wake);
+            let error = writer.open(2).await.unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::ENOENT), "{error}");
+        });
     }
 }

@@ -52,6 +52,7 @@ pub(super) fn apply(
             let next = batch.system.clock.0.checked_add(1).ok_or_else(|| {
                 StoreError::Damaged(format!("entry {}: no revision is left", entry.position))
             })?;
+            // LIN-3: above all before it, whatever clock the leader has.
             let mut revision = Revision(stamp.revision.0.max(next));
             if planted(Fault::ClockInApply) {
                 revision = revision.max(Revision::from_unix_ms(wall_ms()));

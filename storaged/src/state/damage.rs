@@ -1,5 +1,5 @@
 //! Says that a tree is damaged, and which of its files is: the engine checks each block that it reads, but not the list of its
-//! files, and its errors name no file.
+//! files, and its errors name no file (DUR-2).
 
 use super::StoreError;
 use lsm_tree::{AbstractTree, AnyTree};

@@ -34,6 +34,9 @@ pub(super) const KEY_BYTES_MAX: usize = u16::MAX as usize;
 const RESERVE_BYTES: u64 = 16 << 20;
 /// From so many tables on the engine merges level 0.
 const L0_TABLES: usize = 4;
+/// Bytes that the level below it should have at most, and how many times as many each further one.
+const L1_BYTES: u64 = 256 << 20;
+const LEVEL_FACTOR: u64 = 10;
 
 /// What the store needs of an engine. Versions at or above a read's number are invisible to it.
 pub(super) trait Engine: Send + Sync {
@@ -75,6 +78,37 @@ pub(super) struct Lsm {
     room: fn(&Path) -> io::Result<u64>,
     /// The first damage that was met.
     damage: Arc<OnceLock<String>>,
+}
+
+/// What of a level merges depend on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Level {
+    tables: usize,
+    runs: usize,
+    bytes: u64,
+}
+
+/// What the next merge writes at most, if it is one of level 0: with the level below. `None`: nothing.
+fn merge_bytes(levels: &[Level]) -> Option<u64> {
+    let (newest, below) = levels.split_first()?;
+    if newest.tables < L0_TABLES {
+        return None;
+    }
+    let Some(first) = below.iter().position(|level| level.tables > 0) else {
+        // Tables of one run do not overlap: they are moved as they are. An installed snapshot is one, of any size.
+        return (newest.runs > 1).then_some(newest.bytes);
+    };
+    // When all levels are over their bytes, as the one that a snapshot was moved to, a new one begins above them.
+    let mut depths = (0u32..).zip(&below[first..]);
+    let over = depths.all(|(depth, level)| {
+        level.tables == 0 || level.bytes > L1_BYTES * LEVEL_FACTOR.pow(depth)
+    });
+    let next = if over && first > 0 {
+        0
+    } else {
+        below[first].bytes
+    };
+    Some(newest.bytes + next)
 }
 
 fn unsettled(dir: &Path, what: &str) -> StoreError {
@@ -152,14 +186,20 @@ impl Lsm {
         Ok(())
     }
 
-    /// What the next merge writes at most, if it is one of level 0: with the level below.
-    fn merge_bytes(&self) -> Option<u64> {
+    fn levels(&self) -> Vec<Level> {
         let version = self.tree.current_version();
-        let mut levels = version.iter_levels();
-        let newest = levels.next()?;
-        let below = levels.find(|level| !level.is_empty());
-        let due = newest.table_count() >= L0_TABLES;
-        due.then(|| newest.size() + below.map_or(0, |level| level.size()))
+        let levels = version.iter_levels().map(|level| Level {
+            tables: level.table_count(),
+            runs: level.run_count(),
+            bytes: level.size(),
+        });
+        levels.collect()
+    }
+
+    /// How many tables each level has.
+    #[cfg(test)]
+    pub(super) fn tables(&self) -> Vec<usize> {
+        self.levels().iter().map(|level| level.tables).collect()
     }
 
     /// Removes what a flush or merge that has failed left of the tables numbered from `first` on. The caller keeps everybody else from making
@@ -248,7 +288,7 @@ impl Engine for Lsm {
     fn compact(&self, watermark: u64) -> Result<bool, StoreError> {
         let mut merges = self.merging.lock();
         *merges += 1;
-        if let Some(bytes) = self.merge_bytes() {
+        if let Some(bytes) = merge_bytes(&self.levels()) {
             self.has_room(bytes)?;
         }
         let (before, first) = (self.tree.current_version().id(), self.tree.next_table_id());
@@ -276,5 +316,46 @@ impl Engine for Lsm {
 
     fn disk_bytes(&self) -> u64 {
         self.tree.disk_space()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Runs, tables and MiB of level 0; MiB of those below that are not empty.
+    fn needs(newest: (usize, usize, u64), below: &[(usize, u64)]) -> Option<u64> {
+        let mut levels = [Level::default(); 7];
+        let (runs, tables, mib) = newest;
+        levels[0] = Level {
+            tables,
+            runs,
+            bytes: mib * MIB,
+        };
+        for (at, mib) in below {
+            levels[*at] = Level {
+                tables: 1,
+                runs: 1,
+                bytes: mib * MIB,
+            };
+        }
+        merge_bytes(&levels).map(|bytes| bytes / MIB)
+    }
+
+    #[test]
+    fn a_merge_needs_room_for_what_it_writes_and_not_for_what_it_moves_or_leaves() {
+        assert_eq!(needs((3, 3, 90), &[(6, 100)]), None, "it is not due");
+        assert_eq!(needs((4, 4, 40), &[]), Some(40));
+        assert_eq!(needs((1, 900, 9000), &[]), None, "one run is moved");
+        assert_eq!(needs((4, 4, 40), &[(6, 256)]), Some(296));
+        // A level above one that is too large for the only one.
+        assert_eq!(needs((4, 4, 40), &[(6, 257)]), Some(40));
+        assert_eq!(needs((4, 4, 40), &[(5, 30), (6, 9000)]), Some(70));
+        assert_eq!(needs((4, 4, 40), &[(5, 257), (6, 2560)]), Some(297));
+        assert_eq!(needs((4, 4, 40), &[(5, 257), (6, 2561)]), Some(40));
+        // There is none above the first.
+        assert_eq!(needs((4, 4, 40), &[(1, 257)]), Some(297));
     }
 }

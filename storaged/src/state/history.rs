@@ -19,7 +19,7 @@ pub(super) fn is_sound(system: &System) -> bool {
     marks.len() <= MARKS_MAX && grow && last && system.oldest <= system.clock
 }
 
-/// After an entry: moves the oldest revision that may be read. It never goes back, since what lies before it may be gone already.
+/// After an entry: moves the oldest revision that may be read. It never goes back, since what lies before it may be gone already (SM-6).
 ///
 /// `before`: logged time and revision before the entry. What was written before a long pause goes as soon as the pause is over.
 pub(super) fn advance(system: &mut System, before: (u64, Revision)) {

@@ -9,6 +9,7 @@ use super::records::{self, System, Version};
 use super::replica::{Replica, Standing, chunk};
 use super::tree::{Changes, Pin, Tree};
 use super::{Store, StoreError, batch, engine, tree_dir};
+use crate::fault;
 use bytes::Bytes;
 use mareedb_ipc::wire::command::Rules;
 use mareedb_ipc::wire::storage::{KeyRange, SnapshotChunk, SnapshotMeta};
@@ -18,8 +19,12 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Received bytes that wait in memory for a file.
-const FLUSH_BYTES: u64 = 8 << 20;
+/// So many received bytes wait in memory for a file, at first.
+const FLUSH_BYTES_MIN: u64 = 8 << 20;
+/// At most; the engine may hold as many that are in a file since.
+const FLUSH_BYTES_MAX: u64 = 64 << 20;
+/// In between such a part of what has come: for each new file the engine compares all of them with one another.
+const FLUSH_PART: u64 = 64;
 /// A snapshot or transfer that nobody asked about for so long has lost its owner: consensusd died in the middle of it.
 pub(super) const IDLE: Duration = Duration::from_secs(600);
 
@@ -48,23 +53,43 @@ pub(super) struct Receiving {
     last_key: Vec<u8>,
     /// Counted from what came.
     counted: Counted,
+    /// Whether the last chunk has come.
+    whole: bool,
+    bytes: u64,
+    /// Those of them that are in no file yet.
     waiting_bytes: u64,
     used: Instant,
 }
 
+/// With so many bytes in memory a file is written.
+fn flush_at(received: u64) -> u64 {
+    (received / FLUSH_PART).clamp(FLUSH_BYTES_MIN, FLUSH_BYTES_MAX)
+}
+
 impl Receiving {
-    /// Takes the next chunk; a repeated one changes nothing.
+    /// Takes the next chunk. Of a repeated one only what was refused before is tried again.
+    ///
+    /// What is wrong with the snapshot, and a full disk, its sender is told with the last chunk: an installation that fails ends the group.
     fn take(&mut self, number: u64, chunk: &SnapshotChunk) -> Result<(), StoreError> {
         self.used = now();
-        if number < self.next {
-            return Ok(());
-        }
         if number > self.next {
             return Err(StoreError::Refused(format!(
                 "chunk {number} came, chunk {} is due",
                 self.next
             )));
         }
+        if number == self.next {
+            // What there was no room for before: memory does not take the rest.
+            self.flush_due()?;
+            self.add(chunk)?;
+        }
+        if self.whole {
+            self.check()?;
+        }
+        self.flush_due()
+    }
+
+    fn add(&mut self, chunk: &SnapshotChunk) -> Result<(), StoreError> {
         // All of it is looked at before any of it is written.
         let mut last_key = self.last_key.clone();
         let mut counted = self.counted.clone();
@@ -81,45 +106,68 @@ impl Receiving {
             changes.insert(key.to_vec(), Some(value.clone()));
         }
         if !changes.is_empty() {
-            self.waiting_bytes += self.tree.write(changes).show();
-        }
-        if self.waiting_bytes >= FLUSH_BYTES {
-            self.flush()?;
+            let bytes = self.tree.write(changes).show();
+            self.bytes += bytes;
+            self.waiting_bytes += bytes;
         }
         (self.last_key, self.counted) = (last_key, counted);
         self.next += 1;
+        self.whole = chunk.next.is_none();
+        Ok(())
+    }
+
+    fn flush_due(&mut self) -> Result<(), StoreError> {
+        if self.whole || self.waiting_bytes >= flush_at(self.bytes) {
+            self.flush()?;
+        }
         Ok(())
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
-        self.tree.rotate();
-        self.tree.flush()?;
-        self.waiting_bytes = 0;
+        if self.waiting_bytes > 0 {
+            self.tree.rotate();
+            self.tree.flush()?;
+            self.waiting_bytes = 0;
+        }
         Ok(())
     }
 
-    /// Checks that all is there, and makes it durable.
-    fn complete(&mut self, meta: &SnapshotMeta) -> Result<(), StoreError> {
+    /// Whether what came is what its state record describes; gives that record.
+    fn check(&self) -> Result<System, StoreError> {
         let system = System::of(&self.tree.pin(), &Rules::default())?;
-        if system.meta != *meta {
-            return Err(StoreError::Refused(format!(
-                "the received state is at {:?}, its description says {:?}",
-                system.meta.last_applied, meta.last_applied
-            )));
-        }
         let claimed = Counted {
             digest: system.digest,
             data_bytes: system.data_bytes,
             idempotent: system.idempotent,
             elections: system.elections,
         };
-        if meta.last_applied.is_some_and(|at| at.index == u64::MAX) {
+        let last = system.meta.last_applied;
+        if last.is_some_and(|at| at.index == u64::MAX) {
             return Err(hostile("no entry could follow it"));
         }
+        // DET-1, SM-5, and that nothing is left out (SM-8).
         if claimed != self.counted && !planted(Fault::SnapshotWithoutSessions) {
             return Err(hostile("it is not the state that its record describes"));
         }
-        self.flush()
+        Ok(system)
+    }
+
+    /// Checks that all is there, and makes it durable.
+    fn complete(&mut self, meta: &SnapshotMeta) -> Result<(), StoreError> {
+        let system = self.check()?;
+        if system.meta != *meta {
+            return Err(StoreError::Refused(format!(
+                "the received state is at {:?}, its description says {:?}",
+                system.meta.last_applied, meta.last_applied
+            )));
+        }
+        self.flush()?;
+        // As long as no table overlaps another one they are moved to where the engine keeps them. The first flush of the replica makes one
+        // that does, and from then on all of them would have to be written once more.
+        match self.tree.compact() {
+            Err(StoreError::Io(error)) if fault::is_full(&error) => Ok(()),
+            done => done,
+        }
     }
 }
 
@@ -229,6 +277,8 @@ impl Store {
             next: 0,
             last_key: Vec::new(),
             counted: Counted::default(),
+            whole: false,
+            bytes: 0,
             waiting_bytes: 0,
             used: now(),
         };
@@ -240,7 +290,8 @@ impl Store {
     /// Takes a chunk, in order; a repeated one changes nothing.
     ///
     /// # Errors
-    /// It was not begun, a gap, what no replica would send, or the disk; then the chunk was not taken.
+    /// It was not begun, a gap, what no replica would send, or the disk; then the chunk is to come again, if it is to be taken. The last
+    /// one is refused, too, when the snapshot as a whole is not what it says of itself.
     pub fn install_chunk(
         &self,
         install: RandomId,
@@ -261,7 +312,8 @@ impl Store {
     /// which is `meta` or later. Repeating it after success changes nothing.
     ///
     /// # Errors
-    /// It was not begun, is not what `meta` says, or the disk; then nothing changed, and the transfer is over.
+    /// It was not begun, is not what `meta` says, or the disk; then nothing changed, and the transfer is over. After
+    /// [`StoreError::Unsettled`] nobody knows whether it is in force.
     pub fn finish_install(
         &self,
         group: GroupId,
@@ -275,7 +327,7 @@ impl Store {
             if let Some(received) = received {
                 received.lock().tree.abandon();
             }
-            return self.flush(group);
+            return self.reached(group, meta);
         }
         let received = received.ok_or_else(|| not_begun(install))?;
         let mut received = received.lock();
@@ -289,13 +341,17 @@ impl Store {
         };
         if let Err(error) = done {
             received.tree.abandon();
-            return Err(error);
+            return Err(match error {
+                // What of a tree is durable that no manifest names is nothing to anybody.
+                StoreError::Unsettled(what) => StoreError::Refused(what),
+                other => other,
+            });
         }
         match self.put_in_force(&old, &received, meta) {
             Ok(true) => {}
             Ok(false) => {
                 received.tree.abandon();
-                return self.flush(group);
+                return self.reached(group, meta);
             }
             Err(error) => {
                 // A crash may leave either tree in force then; else the old one is.
@@ -308,6 +364,17 @@ impl Store {
         self.tell();
         tracing::info!(%group, tree = received.tree_number, before = old.tree_number, "snapshot installed");
         Ok(meta.clone())
+    }
+
+    /// What is durable of a replica that has applied as much as `meta` says. A disk is asked for room only if that is less: after an
+    /// installation whose answer was lost it is not.
+    fn reached(&self, group: GroupId, meta: &SnapshotMeta) -> Result<SnapshotMeta, StoreError> {
+        self.0.settled()?;
+        let persisted = self.replica(group)?.persisted();
+        if persisted.last_applied >= meta.last_applied {
+            return Ok(persisted);
+        }
+        self.flush(group)
     }
 
     /// SM-7: one manifest record. When it fails nobody knows which tree it names, so that both stay. `false`: the old tree got
@@ -371,4 +438,18 @@ impl Store {
 
 fn not_begun(install: RandomId) -> StoreError {
     StoreError::Refused(format!("transfer {install} was not begun"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_snapshot_makes_larger_files() {
+        assert_eq!(flush_at(0), 8 << 20);
+        assert_eq!(flush_at(512 << 20), 8 << 20);
+        assert_eq!(flush_at(1 << 30), 16 << 20);
+        assert_eq!(flush_at(4 << 30), 64 << 20);
+        assert_eq!(flush_at(1 << 40), 64 << 20);
+    }
 }

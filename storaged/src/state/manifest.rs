@@ -3,6 +3,8 @@
 //! Format: magic `MAREEMAN`, version u32, length u32, CRC-32C u32 (all little-endian), then the postcard of [`Manifest`].
 
 use super::StoreError;
+use crate::fault;
+use crate::io::sync_dir;
 use mareedb_ipc::wire::storage::KeyRange;
 use mareedb_ipc::wire::{GroupId, ReplicaId, decode, encode};
 use serde::{Deserialize, Serialize};
@@ -105,12 +107,10 @@ impl Manifest {
         file.sync_all()?;
         std::fs::rename(&new, dir.join("manifest"))?;
         // The new one is read from here on, and may not be after a crash.
-        File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|error| {
-                crate::fault::note(&error);
-                StoreError::Unsettled(format!("{}: {error}", dir.display()))
-            })
+        sync_dir(dir).map_err(|error| {
+            fault::note(&error);
+            StoreError::Unsettled(format!("{}: {error}", dir.display()))
+        })
     }
 }
 

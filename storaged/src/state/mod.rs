@@ -26,6 +26,7 @@ mod replica;
 mod tree;
 mod txn;
 
+use crate::io::sync_dir;
 use bytes::Bytes;
 use install::{Opened, Receiving};
 use lsm_tree::Cache;
@@ -59,7 +60,7 @@ pub enum StoreError {
     #[error("{0} has no replica here")]
     NoReplica(GroupId),
     /// Entries do not follow what is applied.
-    #[error("{group}: entry {found} came, entry {expected} is due")]
+    #[error("SM-3: {group}: entry {found} came, entry {expected} is due")]
     Hole {
         /// The group.
         group: GroupId,
@@ -151,7 +152,7 @@ impl Store {
         std::fs::create_dir_all(&options.dir)?;
         // Although it was there: a predecessor may have been killed before it had synced this, or its last manifest.
         for dir in options.dir.ancestors().take(2) {
-            std::fs::File::open(dir)?.sync_all()?;
+            sync_dir(dir)?;
         }
         let manifest = Manifest::load(&options.dir)?;
         let cache = Arc::new(Cache::with_capacity_bytes(options.cache_bytes));
@@ -192,6 +193,12 @@ impl Store {
             listeners: RwLock::default(),
             damage: OnceLock::new(),
         })))
+    }
+
+    /// Until it is dropped, nobody finds a replica.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Sized {
+        self.0.replicas.write()
     }
 
     fn replica(&self, group: GroupId) -> Result<Arc<Replica>, StoreError> {

@@ -290,6 +290,7 @@ impl Replica {
         let (pin, applied, clock, oldest) = {
             let system = self.system.read();
             let applied = system.meta.last_applied.map_or(0, |at| at.index);
+            // LIN-1: not before the index that the leader gave. LIN-2: what is applied is committed, whatever was asked.
             if applied < request.min_index && !planted(Fault::ReadsUnapplied) {
                 return Ok(Err(ReadError::NotApplied));
             }
@@ -344,6 +345,7 @@ impl Replica {
             return Err(ReadError::WrongEpoch { epoch });
         }
         match revision_of(&request.query) {
+            // LIN-3: what a key is at a revision that is still to come may change.
             Some(at) if at > clock => Err(ReadError::FutureRevision { newest: clock }),
             Some(at) if at < oldest => Err(ReadError::Compacted { oldest }),
             _ => Ok(()),

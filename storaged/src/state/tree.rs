@@ -6,11 +6,11 @@
 
 use super::engine::{Engine, Lsm, Pair};
 use super::{StoreError, damage};
+use crate::io::sync_dir;
 use bytes::Bytes;
 use lsm_tree::Cache;
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl Tree {
         let made = Lsm::open(dir, cache).and_then(|lsm| {
             // The engine syncs what is in the directory, not its name; a manifest that names it must not come first (SM-2).
             if let Some(parent) = dir.parent() {
-                File::open(parent)?.sync_all()?;
+                sync_dir(parent)?;
             }
             Ok(Self::over(Box::new(lsm), dir))
         });
@@ -76,7 +76,7 @@ impl Tree {
         // that it does not name are removed: a crash of the machine must not take it back after that.
         for synced in [&dir.join("tables"), dir] {
             if synced.is_dir() {
-                File::open(synced)?.sync_all()?;
+                sync_dir(synced)?;
             }
         }
         Ok(Self::over(Box::new(Lsm::open(dir, cache)?), dir))
@@ -99,6 +99,11 @@ impl Tree {
     pub(super) fn write(&self, changes: impl IntoIterator<Item = Change>) -> Written<'_> {
         let batch = self.batch.lock();
         let number = self.engine.take_number();
+        let visible = self.visible.load(Ordering::Acquire);
+        assert!(
+            number >= visible,
+            "SM-4: batch {number} where readers see all below {visible}"
+        );
         let mut bytes = 0;
         for (key, value) in changes {
             bytes += weight(&key, value.as_deref());

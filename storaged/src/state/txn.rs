@@ -66,7 +66,8 @@ pub(super) fn transact(
     if !within_quota(batch, ops, now.rules.quota_bytes)? {
         return Ok(Outcome::QuotaExceeded);
     }
-    // Only what is read can come to more than an answer may hold: without a read there is nothing to take back.
+    // TXN-1: from here on all of it, at one revision, or nothing. Only what is read can come to more than an answer may hold: without a
+    // read there is nothing to take back.
     let reads = |op: &Op| matches!(op, Op::Get { .. } | Op::Range { .. });
     if ops.iter().any(reads) {
         batch.begin();
@@ -282,7 +283,7 @@ fn supersede(
         .system
         .data_bytes
         .checked_sub(size(key, old.value))
-        .ok_or_else(|| StoreError::Damaged("fewer bytes are counted than are there".into()))?;
+        .ok_or_else(|| StoreError::Damaged("SM-5: less is counted than is there".into()))?;
     let history = keys::history(key, old.modified);
     batch.put(keys::garbage(now, &history), &())?;
     batch.put_raw(history, raw.clone())

@@ -1,7 +1,7 @@
 //! What the log rests on: each call of [`StdDisk`] is done and durable when it returns, and before that as a whole or not at all.
 
 use crate::calls;
-use crate::files::{Dice, Files};
+use crate::files::{Dice, Files, Op};
 use crate::recorder::{History, Recorder, Trouble};
 use mareedb_ipc::wire::storage::KeyRange;
 use mareedb_ipc::wire::{FIRST_DATA_GROUP, OperationId, RandomId, ReplicaId, Vote, encode};
@@ -240,6 +240,43 @@ fn a_log_in_real_files_keeps_what_was_acknowledged() {
         } else {
             history = History::over(history.at(at).crash(&mut dice));
         }
+    }
+}
+
+/// What a successor reads it calls durable, also where the file of the next segment is there already and the one that was written to is
+/// not the newest one.
+#[test]
+fn a_write_that_a_kill_interrupted_is_durable_once_it_is_read() {
+    let dir = crate::scratch();
+    let recorder = Recorder::new(dir.path(), History::new());
+    let (recorder, ()) = calls::record(recorder, || {
+        let mut disk = StdDisk::open(&log_dir(dir.path())).unwrap();
+        let mut voter = Voter::open(&mut disk).unwrap();
+        for _ in 0..5 {
+            voter.vote(&mut disk).unwrap();
+        }
+        let ahead = voter.log.prepare().expect("none is there");
+        ahead.run(&mut disk).unwrap();
+        voter.log.prepared();
+        voter.vote(&mut disk).unwrap();
+    });
+    let mut history = recorder.done();
+    // The process was killed before the bytes of the last one had reached the disk.
+    assert!(matches!(history.ops.pop(), Some(Op::Sync(_))));
+    let dir = crate::scratch();
+    let recorder = Recorder::new(dir.path(), history);
+    let (recorder, ()) = calls::record(recorder, || {
+        let mut disk = StdDisk::open(&log_dir(dir.path())).unwrap();
+        let mut voter = Voter::open(&mut disk).unwrap();
+        assert_eq!(voter.position, 6);
+        voter.vote(&mut disk).unwrap();
+    });
+    let files = recorder.done().now();
+    let mut dice = Dice::new(8);
+    for _ in 0..12 {
+        let (_dir, mut disk) = opened(&files.crash(&mut dice));
+        let voter = Voter::open(&mut disk).unwrap();
+        assert!(voter.position >= 7, "DUR-2: {} of 7", voter.position);
     }
 }
 

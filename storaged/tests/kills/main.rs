@@ -1,6 +1,6 @@
 //! Kills, stops and damages real storaged processes whose consensusd the test plays, over rings as a supervisor makes them.
 //!
-//! DUR-2, LOG-3, LOG-6, STO-PURGE.
+//! DUR-2, LOG-3, LOG-5, LOG-6, LOG-9, STO-PURGE.
 
 mod host;
 mod model;

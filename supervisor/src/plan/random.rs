@@ -61,7 +61,7 @@ impl World {
                     prop_assert!(!self.stopped, "started {role:?} after a stop");
                     prop_assert!(!self.faulty, "STO-FAULT: started {role:?}");
                     let old = self.running.insert(index_of(role), false);
-                    prop_assert!(old.is_none(), "{role:?} runs already");
+                    prop_assert!(old.is_none(), "RING-8: {role:?} runs already");
                 }
                 Action::Kill(role, _) => {
                     let doomed = self.running.get_mut(&index_of(role));

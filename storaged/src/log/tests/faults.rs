@@ -45,6 +45,7 @@ fn old_units_of_a_recycled_segment_taken_for_new_ones_are_found() {
     must_find(Fault::Segment, &["DUR-2", "LOG-3"]);
 }
 
+/// LOG-1
 #[test]
 fn an_acknowledgement_beyond_the_contiguous_prefix_is_found() {
     must_find(Fault::Prefix, &["DUR-2", "LOG-3", "LOG-8"]);
@@ -55,11 +56,13 @@ fn damage_that_a_later_unit_would_tell_of_is_found() {
     must_find(Fault::Confirmed, &["LOG-3"]);
 }
 
+/// LOG-4
 #[test]
 fn a_seal_without_its_flush_is_found() {
     must_find(Fault::Seal, &["DUR-2", "LOG-3"]);
 }
 
+/// LOG-7
 #[test]
 fn a_segment_that_is_used_again_too_early_is_found() {
     must_find(Fault::Unneeded, &["DUR-2", "LOG-3"]);

@@ -65,7 +65,7 @@ impl World {
         }
     }
 
-    /// Opens the log, in the course of which the machine stops and the disk fails again, and again.
+    /// Opens the log, in the course of which the machine stops and the disk fails again, and again (LOG-4).
     fn reopen(&mut self, acknowledged: u64) -> Log {
         loop {
             match self.random(8) {

@@ -1,5 +1,6 @@
 //! A log, its disk, and what it must hold.
 
+use super::super::index::Location;
 use super::super::unit::{Change, Record};
 use super::super::{FileWork, Log, Plan, Write};
 use super::model::{Told, body};
@@ -7,7 +8,7 @@ use super::{GROUPS, open};
 use crate::io::{Disk, SimDisk};
 use mareedb_ipc::wire::storage::{KeyRange, LogEntry};
 use mareedb_ipc::wire::{GroupId, LogPosition, OperationId, RandomId, ReplicaId};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// A log of a shard whose shard and consensusd the test plays.
 pub(super) struct World {
@@ -20,6 +21,8 @@ pub(super) struct World {
     /// With the unit that it is in.
     pub(super) told: Vec<(u64, Told)>,
     pub(super) flying: Vec<(u64, u64)>,
+    /// Where the last unit of each segment ends.
+    ends: BTreeMap<u64, u64>,
     pub(super) files: VecDeque<FileWork>,
     /// Planned, not fetched.
     pub(super) cold: Vec<Plan>,
@@ -68,6 +71,7 @@ impl World {
             term: 1,
             told: Vec::new(),
             flying: Vec::new(),
+            ends: BTreeMap::new(),
             files: VecDeque::new(),
             cold: Vec::new(),
             journal: Vec::new(),
@@ -181,7 +185,19 @@ impl World {
         Ok(())
     }
 
+    /// LOG-2: each unit has blocks of its own, whatever was recovered or used again before.
     pub(super) fn fly(&mut self, write: Write) {
+        let Location {
+            segment,
+            offset,
+            bytes,
+            lsn,
+        } = write.location;
+        let end = self.ends.insert(segment, offset + bytes as u64);
+        assert!(
+            end.is_none_or(|end| end <= offset),
+            "LOG-2: unit {lsn} of segment {segment} at {offset}, the one before ends at {end:?}"
+        );
         let flight = self
             .disk
             .start(write.location.segment, write.location.offset, &write.bytes);

@@ -35,7 +35,7 @@ const UNIT_EXTRA_BYTES: usize = 256;
 /// A message on its way to being released, or something that waits for a unit to be durable.
 pub(super) struct Step {
     /// End of its record in the ring, if it came from there.
-    end: Option<u64>,
+    pub(super) end: Option<u64>,
     /// The unit that must be durable first.
     pub(super) lsn: u64,
     pub(super) what: What,

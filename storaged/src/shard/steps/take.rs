@@ -31,6 +31,7 @@ impl<W: UnitWriter> Steps<W> {
             };
             self.sort(message, end, bytes, &mut pending)?;
         }
+        // LOG-9: with what is logged next, or after a quiet moment.
         if std::mem::take(&mut self.note) || !pending.records.is_empty() {
             pending.records.extend(self.notes());
         }
@@ -163,7 +164,7 @@ impl<W: UnitWriter> Steps<W> {
                 }
                 Change::Purge { group, upto }
             }
-            // Worth no write of its own: it goes with the next.
+            // LOG-9: worth no write of its own, it goes with the next.
             ToStorage::SaveCommitted { group, committed } => {
                 self.noted.insert(group, (id, committed));
                 pending.steps.push((Some(end), What::Operation));

@@ -1,6 +1,6 @@
 //! Files of a tree: what was merged goes, unless somebody reads it.
 
-use super::super::engine::Lsm;
+use super::super::engine::{Engine, Lsm};
 use super::super::tree::Tree;
 use crate::state::StoreError;
 use bytes::Bytes;
@@ -136,6 +136,26 @@ fn nothing_is_begun_that_the_disk_has_no_room_for() {
         self::tree(dir.path()).pin().get(b"k").unwrap().unwrap(),
         value
     );
+}
+
+/// As those of a received snapshot, of which there may be more than the disk has room for once more.
+#[test]
+fn tables_in_order_are_moved_without_room_for_them() {
+    static FREE: AtomicU64 = AtomicU64::new(u64::MAX);
+    let dir = TempDir::new().unwrap();
+    let lsm = lsm(dir.path()).with_room(|_| Ok(FREE.load(Ordering::Relaxed)));
+    for table in 0..5u8 {
+        let value = vec![table; 1 << 20];
+        lsm.insert(vec![table], &value, lsm.take_number());
+        lsm.rotate();
+        lsm.flush(0).unwrap();
+    }
+    assert_eq!(lsm.tables(), [5, 0, 0, 0, 0, 0, 0]);
+    FREE.store((16 << 20) + 1000, Ordering::Relaxed);
+    assert!(lsm.compact(0).unwrap());
+    assert_eq!(lsm.tables(), [0, 0, 0, 0, 0, 0, 5]);
+    let value = lsm.get(&[3], lsm.next_number()).unwrap().unwrap();
+    assert_eq!(value, vec![3_u8; 1 << 20]);
 }
 
 #[test]

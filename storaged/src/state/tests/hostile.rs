@@ -4,7 +4,7 @@ use super::*;
 use crate::state::records::{self, System, Version};
 use crate::state::{batch, keys};
 
-fn source() -> (TempDir, Store) {
+pub(super) fn source() -> (TempDir, Store) {
     let dir = TempDir::new().unwrap();
     let store = store(dir.path());
     outcome(&store, &entry(0, 1, &open_session()));
@@ -25,7 +25,7 @@ fn source() -> (TempDir, Store) {
     (dir, store)
 }
 
-fn snapshot(store: &Store) -> (Vec<(Bytes, Bytes)>, SnapshotMeta) {
+pub(super) fn snapshot(store: &Store) -> (Vec<(Bytes, Bytes)>, SnapshotMeta) {
     let (id, meta) = store.open_snapshot(GROUP).unwrap();
     let chunk = store.read_snapshot(id, &[], u32::MAX).unwrap();
     assert_eq!(chunk.next, None);
@@ -113,7 +113,7 @@ fn a_snapshot_of_keys_outside_the_range_is_refused() {
 }
 
 /// The state record with a changed state and the right checksum.
-fn put_state(entries: &mut [(Bytes, Bytes)], change: impl FnOnce(&mut System)) {
+pub(super) fn put_state(entries: &mut [(Bytes, Bytes)], change: impl FnOnce(&mut System)) {
     let pair = entries
         .iter_mut()
         .find(|(key, _)| key[..] == *keys::SYSTEM)

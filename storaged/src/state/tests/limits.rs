@@ -197,6 +197,7 @@ fn a_session_whose_time_is_over_applies_nothing_but_still_repeats() {
 
 #[test]
 fn an_answer_that_is_too_large_takes_the_whole_transaction_back() {
+    // TXN-1
     let mut writer = Writer::new();
     let large = vec![7u8; 900 << 10];
     for key in [b"a", b"b"] {
@@ -225,7 +226,7 @@ fn an_answer_that_is_too_large_takes_the_whole_transaction_back() {
         matches!(&refused, Outcome::Invalid { message } if message.contains("nothing of it was done")),
         "{refused:?}"
     );
-    assert_eq!(quota(&writer), before);
+    assert_eq!(quota(&writer), before, "SM-5");
     assert_eq!(get(&writer.store, b"new", None), None);
     assert_eq!(get(&writer.store, b"a2", None), None);
     assert_eq!(
@@ -442,6 +443,7 @@ fn no_configuration_allows_a_longer_key_than_the_state_machine() {
 
 #[test]
 fn a_proposed_revision_never_goes_back_and_never_overflows() {
+    // LIN-3
     let mut writer = Writer::new();
     let mut last = Revision(0);
     for ms in [100, 5, 5, 200, 1] {

@@ -16,6 +16,7 @@ mod crash;
 mod elections;
 mod files;
 mod hostile;
+mod install;
 mod limits;
 mod model;
 mod parallel;
@@ -312,7 +313,7 @@ fn a_quota_refuses_growth_and_takes_deletes() {
     ));
     assert!(
         matches!(run(put(b"b", b"0123456789")), Outcome::Done(_)),
-        "it clears by itself"
+        "SM-5: it clears by itself"
     );
 }
 

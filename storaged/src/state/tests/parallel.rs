@@ -109,10 +109,11 @@ fn who_listens_is_told_of_each_batch_and_of_an_installed_snapshot() {
     assert_eq!(told.load(Ordering::Acquire), 2);
 }
 
-/// lsm-tree on a disk that is full when `full` says so.
+/// lsm-tree on a disk that is full when `full` says so, whose numbers are said to be so far ahead.
 struct Failing {
     lsm: Lsm,
     full: Arc<AtomicBool>,
+    ahead: u64,
 }
 
 impl Failing {
@@ -129,7 +130,7 @@ impl Engine for Failing {
         self.lsm.take_number()
     }
     fn next_number(&self) -> u64 {
-        self.lsm.next_number()
+        self.lsm.next_number() + self.ahead
     }
     fn insert(&self, key: Vec<u8>, value: &[u8], number: u64) {
         self.lsm.insert(key, value, number);
@@ -164,6 +165,20 @@ impl Engine for Failing {
 }
 
 #[test]
+#[should_panic(expected = "SM-4")]
+fn a_batch_comes_after_all_that_readers_see() {
+    let dir = TempDir::new().unwrap();
+    let cache = Arc::new(Cache::with_capacity_bytes(1 << 20));
+    let engine = Failing {
+        lsm: Lsm::open(dir.path(), cache).unwrap(),
+        full: Arc::default(),
+        ahead: 1,
+    };
+    let tree = Tree::over(Box::new(engine), dir.path());
+    drop(tree.write([(b"k".to_vec(), None)]));
+}
+
+#[test]
 fn a_full_disk_loses_nothing_and_is_not_called_persisted() {
     let dir = TempDir::new().unwrap();
     let cache = Arc::new(Cache::with_capacity_bytes(1 << 20));
@@ -171,6 +186,7 @@ fn a_full_disk_loses_nothing_and_is_not_called_persisted() {
     let engine = Failing {
         lsm: Lsm::open(dir.path(), cache.clone()).unwrap(),
         full: full.clone(),
+        ahead: 0,
     };
     let tree = Tree::over(Box::new(engine), dir.path());
     let options = options(dir.path());

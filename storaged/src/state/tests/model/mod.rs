@@ -142,7 +142,7 @@ proptest! {
                 }
                 Event::Maintain => first.maintain().unwrap(),
                 Event::Crash => {
-                    // What is not in tree files is gone: exactly what was said to be persisted is there, and the log brings
+                    // SM-8: what is not in tree files is gone: exactly what was said to be persisted is there, and the log brings
                     // back the rest.
                     let persisted = first.persisted(GROUP).unwrap();
                     drop(first);
@@ -156,7 +156,7 @@ proptest! {
                     let dir = TempDir::new().unwrap();
                     let third = fresh(dir.path());
                     copy(&first, &third);
-                    prop_assert_eq!(third.digest(GROUP), first.digest(GROUP), "DET-1");
+                    prop_assert_eq!(third.digest(GROUP), first.digest(GROUP), "DET-1, SM-8");
                     prop_assert_eq!(everything(&third, None).unwrap(), items(&model.now));
                     drop(third);
                     let third = Store::open(rules(dir.path())).unwrap();

@@ -354,7 +354,8 @@ fn answers_that_nobody_reads_take_no_more_room_than_there_is_and_are_given_up() 
                 })
             });
             let refused = refused.count();
-            assert!((128..=224).contains(&refused), "{refused} are refused");
+            // A connection has a quarter of the room.
+            assert!((224..=246).contains(&refused), "{refused} are refused");
             assert!(told.iter().all(Result::is_err), "no window was open");
         };
         // The stream has ended when its answer waits in the connection.

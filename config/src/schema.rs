@@ -111,9 +111,10 @@ pub struct Storage {
     /// Size of a log segment; segments are pre-written and recycled.
     pub segment_bytes: u64,
     /// Bytes of log files kept per shard before snapshots let older entries go; never more than some 40,000 entries. What a member
-    /// lacks that gets a snapshot, until 30 s after it has it, or that acknowledges more slowly than others write, the leader keeps
-    /// until its log has 32 times these bytes, or as much as there is data if that is more, or 2,000,000 entries, of which each takes
-    /// storaged some 150 bytes of memory.
+    /// lacks that gets a snapshot, until it has got no further for 30 s after it has it, or that acknowledges more slowly than others
+    /// write, the leader keeps until its log has 32 times these bytes, or as much as there is data if that is more, or 2,000,000
+    /// entries, of which each takes storaged some 150 bytes of memory; and, beyond these bytes, only while its files leave as much
+    /// of the disk free as they take.
     pub log_retain_bytes: u64,
     /// Recent log entries kept in memory, per daemon that caches them.
     pub log_cache_bytes: u64,

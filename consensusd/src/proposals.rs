@@ -12,6 +12,7 @@ use crate::log_link::LogLink;
 use crate::raft::{C, Payload, Raft, leader_node};
 use crate::rise::Rise;
 use crate::rt;
+use crate::takes::{By, Largest};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -53,6 +54,8 @@ struct Shared {
     in_flight: Arc<Semaphore>,
     units_max: usize,
     queue: Mutex<Queue>,
+    /// Of whom it was said last that commands wait for what it tells.
+    awaited: Mutex<Option<By>>,
 }
 
 /// What a leader's first word in its term is made of.
@@ -70,6 +73,26 @@ struct Queue {
     waiting: VecDeque<(Call, Bytes)>,
     units: usize,
     running: bool,
+}
+
+impl Shared {
+    /// Why a command of so many bytes is not proposed.
+    fn refuses(&self, largest: &Largest, bytes: usize) -> Option<ConsensusError> {
+        let why = largest.refuses(bytes)?;
+        if !matches!(largest.by, By::Silent(_)) {
+            return Some(ConsensusError::TooLarge(why));
+        }
+        let told = self.exchange.takes().largest_told();
+        if let Some(why) = told.refuses(bytes) {
+            return Some(ConsensusError::TooLarge(why));
+        }
+        // It may be starting, and tell in a moment. Until then the command comes again and again.
+        let before = self.awaited.lock().replace(largest.by.clone());
+        if before.as_ref() != Some(&largest.by) {
+            tracing::warn!(%why, "a command waits");
+        }
+        Some(ConsensusError::NotReady)
+    }
 }
 
 /// What a command costs: its bytes, and what an entry adds.
@@ -101,6 +124,7 @@ impl Proposals {
             in_flight: Arc::new(Semaphore::new(units_max)),
             units_max,
             queue: Mutex::default(),
+            awaited: Mutex::default(),
         }))
     }
 
@@ -112,8 +136,8 @@ impl Proposals {
         let mut queue = me.queue.lock();
         for (call, command) in proposals {
             let units = units(&command);
-            if let Some(why) = largest.refuses(command.len()) {
-                refused.push((call, ConsensusError::TooLarge(why)));
+            if let Some(why) = me.refuses(&largest, command.len()) {
+                refused.push((call, why));
             } else if queue.units > 0 && queue.units + units > me.units_max {
                 refused.push((call, ConsensusError::Overloaded));
             } else {
@@ -332,11 +356,83 @@ async fn settle(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::HybridClock;
     use crate::raft::Place;
+    use crate::takes::Takes;
+    use crate::testing::{Follower, ME};
     use mareedb_ipc::testing::NodeInProcess;
     use mareedb_ipc::wire::gateway::FromConsensus;
     use mareedb_ipc::{Lane, Outbox, Role};
     use openraft::errors::ForwardToLeader;
+    use std::collections::BTreeSet;
+
+    /// A member that has not told yet may be about to: nothing is refused for good because of it.
+    #[tokio::test]
+    async fn what_a_silent_member_may_take_is_not_too_large() {
+        let follower = Follower::start().await;
+        let node = NodeInProcess::small("{}");
+        let mut consensus = node.attach(Role::Consensus);
+        let mut sender = consensus.sender(Role::Gateway, Lane::Client);
+        let outbox = Outbox::before(&sender, || {});
+        let client = Client::new(outbox.clone());
+        let peer = consensus.sender(Role::Gateway, Lane::Peer);
+        let peer = Outbox::before(&peer, || {});
+        let exchange = Exchange::new(peer.clone(), peer, Takes::new(4 << 20, 4 << 20));
+        let log = consensus.sender(Role::Storage, Lane::Log(0));
+        let proposals = Proposals::new(
+            follower.replica.raft().clone(),
+            LogLink::new(log, Arc::default()),
+            exchange.clone(),
+            client.clone(),
+            Arc::new(HybridClock::new(500, 0)),
+            Word {
+                node: ME,
+                rules: Rules::default(),
+                rise: Arc::default(),
+            },
+        );
+        let takes = exchange.takes();
+        takes.keep(&BTreeSet::from(["a".to_owned(), "b".to_owned()]));
+        takes.told("a", "node1", 4 << 20);
+        let (large, huge) = (takes.largest().bytes + 1, takes.own() + 1);
+        let mut gateway = node.attach(Role::Gateway);
+        let mut receiver = gateway.receiver(Role::Consensus, Lane::Client);
+        let mut results = Vec::new();
+        for (number, (told, bytes)) in (0..).zip([
+            (None, huge),
+            (None, large),
+            (Some(1000), large),
+            (Some(4 << 20), large),
+        ]) {
+            if let Some(bytes) = told {
+                takes.told("b", "node2", bytes);
+            }
+            proposals.add(vec![(client.call(number), Bytes::from(vec![0; bytes]))]);
+            let told = loop {
+                outbox.flush(&mut sender).unwrap();
+                if let Some((told, end)) = receiver.try_recv::<FromConsensus>().unwrap() {
+                    receiver.release(end);
+                    break told;
+                }
+                tokio::task::yield_now().await;
+            };
+            let FromConsensus::Proposed { call, result } = told else {
+                panic!("{told:?}")
+            };
+            assert_eq!(call, number);
+            results.push(result);
+        }
+        let too_large = |at: usize, who: &str| match &results[at] {
+            Err(ConsensusError::TooLarge(why)) => why.contains(who),
+            _ => false,
+        };
+        assert!(too_large(0, "this node"), "{results:?}");
+        assert_eq!(results[1], Err(ConsensusError::NotReady));
+        assert!(too_large(2, "'node2'"), "{results:?}");
+        // It went in, and who asked is told that this node only follows.
+        let followed = matches!(results[3], Err(ConsensusError::NotLeader { .. }));
+        assert!(followed, "{results:?}");
+    }
 
     /// ONCE-1: only what certainly is not in any log may be called refused.
     #[tokio::test]

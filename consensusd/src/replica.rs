@@ -47,6 +47,8 @@ struct Shared {
     proposals: Proposals,
     reads: Reads,
     streams: Mutex<BTreeMap<ReplicaId, Incoming>>,
+    /// Held while a snapshot begins to come, and while a whole one is installed.
+    installing: tokio::sync::Mutex<()>,
     rise: Arc<Rise>,
     succession: Succession,
     stands: Mutex<Stands>,
@@ -99,6 +101,7 @@ impl Replica {
             tenure: started.tenure,
             exchange: started.exchange,
             streams: Mutex::default(),
+            installing: tokio::sync::Mutex::default(),
             rise,
             succession: Succession::default(),
             stands: Mutex::new(Stands::Yes),

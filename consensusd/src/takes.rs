@@ -6,7 +6,8 @@
 //! is too large for one of them.
 //!
 //! What they have told outlives consensusd on its status board: a member may be away for longer than this process lives. One that has
-//! told nothing while this node's supervisor lives counts as taking what requests of default settings need, and no more.
+//! told nothing while this node's supervisor lives counts as taking what requests of default settings need, and no more. What is larger has
+//! to wait until it has told.
 
 use mareedb_ipc::{BoardWriter, Gauge};
 use parking_lot::Mutex;
@@ -126,8 +127,16 @@ impl Takes {
 
     /// The largest command that all take.
     pub fn largest(&self) -> Largest {
-        let members = self.members.lock();
-        match members.least() {
+        self.bounded(self.members.lock().least())
+    }
+
+    /// The largest that all take who have told it, and this node. What is larger is too large, whatever the others will tell.
+    pub fn largest_told(&self) -> Largest {
+        self.bounded(self.members.lock().least_told())
+    }
+
+    fn bounded(&self, least: Option<(usize, Who<'_>)>) -> Largest {
+        match least {
             Some((bytes, who)) if bytes < self.own => Largest {
                 bytes,
                 by: who.owned(),
@@ -158,9 +167,15 @@ impl Who<'_> {
 impl Members {
     /// The one who takes the least; `None`: nothing is known of anybody.
     fn least(&self) -> Option<(usize, Who<'_>)> {
+        let both = self.least_told().into_iter().chain(self.silent());
+        both.min_by_key(|(bytes, _)| *bytes)
+    }
+
+    /// The same of those who have told.
+    fn least_told(&self) -> Option<(usize, Who<'_>)> {
         let told = self.told.values();
-        let told = told.map(|told| (told.bytes, Who::Member(&told.name)));
-        told.chain(self.silent()).min_by_key(|(bytes, _)| *bytes)
+        told.map(|told| (told.bytes, Who::Member(&told.name)))
+            .min_by_key(|(bytes, _)| *bytes)
     }
 
     /// One who has not told.

@@ -22,6 +22,7 @@ use mareedb_ipc::wire::{
     FIRST_DATA_GROUP, GroupId, LogPosition, NodeId, OperationId, RandomId, Vote, decode,
 };
 use mareedb_ipc::{Lane, Outbox, Receiver, Role, Sender};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -110,9 +111,19 @@ pub(crate) fn answer(state: &ReplicaState, request: &StorageRequest) -> StorageA
     }
 }
 
+/// The follower's storaged, as its test sees it.
+#[derive(Default)]
+pub(crate) struct Storaged {
+    /// What it was asked, in order.
+    pub(crate) asked: Vec<StorageRequest>,
+    /// What it does, and does not answer as long as this is here.
+    pub(crate) holds: Option<fn(&StorageRequest) -> bool>,
+}
+
 /// A running follower of the data group, which stands for no election while a test runs.
 pub(crate) struct Follower {
     pub(crate) replica: Replica,
+    pub(crate) storaged: Arc<Mutex<Storaged>>,
     outbox: Arc<Outbox>,
     to_peers: Sender,
     at_gateway: Receiver,
@@ -136,7 +147,13 @@ impl Follower {
         let takes = Takes::new(1 << 20, 1 << 20);
         let exchange = Exchange::new(outbox.clone(), outbox.clone(), takes);
         let state = state(FIRST_DATA_GROUP);
-        rt::spawn(serve(link.clone(), at_storage, state.clone()));
+        let storaged: Arc<Mutex<Storaged>> = Arc::default();
+        rt::spawn(serve(
+            link.clone(),
+            at_storage,
+            state.clone(),
+            storaged.clone(),
+        ));
         let mut config = Config::default();
         config.cluster.election_timeout_min_ms = 1_800_000;
         config.cluster.election_timeout_max_ms = 3_600_000;
@@ -157,6 +174,7 @@ impl Follower {
         let clock = Arc::new(HybridClock::new(500, 0));
         Follower {
             replica: Replica::new(started, client, clock, ME, Rules::default()),
+            storaged,
             outbox,
             to_peers,
             at_gateway: gateway.receiver(Role::Consensus, Lane::Peer),
@@ -191,17 +209,53 @@ impl Follower {
 }
 
 /// The follower's storaged.
-async fn serve(link: Arc<LogLink>, mut receiver: Receiver, state: ReplicaState) {
+async fn serve(
+    link: Arc<LogLink>,
+    mut receiver: Receiver,
+    state: ReplicaState,
+    storaged: Arc<Mutex<Storaged>>,
+) {
+    let mut transfer = None;
+    let mut answers: Vec<(u64, StorageRequest, StorageAnswer)> = Vec::new();
     loop {
         let sound = "a sound ring";
         while let Some((message, end)) = receiver.try_recv::<ToStorage>().expect(sound) {
             receiver.release(end);
             if let ToStorage::Request { request, body } = message {
-                let body = answer(&state, &body);
-                link.receive(FromStorage::Answer { request, body });
+                let done = install(&mut transfer, &body).unwrap_or_else(|| answer(&state, &body));
+                storaged.lock().asked.push(body.clone());
+                answers.push((request, body, done));
             }
+        }
+        let holds = storaged.lock().holds;
+        let held = |body: &StorageRequest| holds.is_some_and(|holds| holds(body));
+        for (request, _, body) in answers.extract_if(.., |(_, body, _)| !held(body)) {
+            link.receive(FromStorage::Answer { request, body });
         }
         link.progress().expect(sound);
         tokio::task::yield_now().await;
+    }
+}
+
+/// What a storaged answers of snapshots that come, of which it keeps one. `None`: the request is another one.
+fn install(transfer: &mut Option<RandomId>, request: &StorageRequest) -> Option<StorageAnswer> {
+    match request {
+        StorageRequest::BeginInstall { install, .. } => {
+            *transfer = Some(*install);
+            Some(StorageAnswer::Done)
+        }
+        StorageRequest::InstallChunk { install, .. }
+        | StorageRequest::FinishInstall { install, .. }
+            if *transfer != Some(*install) =>
+        {
+            Some(StorageAnswer::Failed {
+                message: format!("transfer {install} was not begun"),
+            })
+        }
+        StorageRequest::FinishInstall { meta, .. } => {
+            *transfer = None;
+            Some(StorageAnswer::Snapshot(meta.clone()))
+        }
+        _ => None,
     }
 }

@@ -9,7 +9,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use mareedb_api::{ApiError, ErrorCode};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -21,6 +21,7 @@ pub(crate) const REQUEST_BYTES: usize = 4 << 10;
 pub struct Bodies {
     taken: AtomicUsize,
     max: usize,
+    refused: AtomicU64,
 }
 
 /// Room that a request has taken.
@@ -36,21 +37,33 @@ impl Bodies {
         Arc::new(Bodies {
             taken: AtomicUsize::new(0),
             max,
+            refused: AtomicU64::new(0),
         })
     }
 
     /// Room for a request whose body is still to come, if there is any.
     pub fn admit(self: &Arc<Self>) -> Option<Arc<Room>> {
-        self.room(REQUEST_BYTES, self.max)
-    }
-
-    /// Room for so many bytes, unless more than `max` were taken then.
-    pub(crate) fn room(self: &Arc<Self>, bytes: usize, max: usize) -> Option<Arc<Room>> {
         let room = Arc::new(Room {
             bodies: self.clone(),
             bytes: AtomicUsize::new(0),
         });
-        room.grow_within(bytes, max).then_some(room)
+        room.grow(REQUEST_BYTES).then_some(room)
+    }
+
+    /// Takes so many bytes, unless more than `max` were taken then; `false`: they would be.
+    pub(crate) fn take(&self, bytes: usize, max: usize) -> bool {
+        let more = self
+            .taken
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+                let after = taken.checked_add(bytes)?;
+                (after <= max).then_some(after)
+            });
+        more.is_ok()
+    }
+
+    /// Gives back what was taken.
+    pub(crate) fn give_back(&self, bytes: usize) {
+        self.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Its bytes.
@@ -58,35 +71,39 @@ impl Bodies {
         self.max
     }
 
-    /// Whether all is taken at this moment.
-    pub(crate) fn is_full(&self) -> bool {
-        self.taken.load(Ordering::Relaxed) >= self.max
+    /// Whether an answer of so many bytes, the largest that there are, finds no room at this moment. Room is never taken to its last byte,
+    /// so that to ask for less would be to read what is then refused.
+    pub(crate) fn is_full(&self, largest: usize) -> bool {
+        let taken = self.taken.load(Ordering::Relaxed);
+        let after = taken.saturating_add(largest).saturating_add(REQUEST_BYTES);
+        after > self.max
+    }
+
+    /// Counts an answer that was there and found no room.
+    pub(crate) fn refuse(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many answers found none.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 }
 
 impl Room {
     /// Takes more; `false`: there is none.
     fn grow(&self, bytes: usize) -> bool {
-        self.grow_within(bytes, self.bodies.max)
-    }
-
-    fn grow_within(&self, bytes: usize, max: usize) -> bool {
-        let taken = &self.bodies.taken;
-        let more = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
-            let after = taken.checked_add(bytes)?;
-            (after <= max).then_some(after)
-        });
-        if more.is_ok() {
+        let more = self.bodies.take(bytes, self.bodies.max);
+        if more {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
-        more.is_ok()
+        more
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let bytes = self.bytes.load(Ordering::Relaxed);
-        self.bodies.taken.fetch_sub(bytes, Ordering::Relaxed);
+        self.bodies.give_back(self.bytes.load(Ordering::Relaxed));
     }
 }
 
@@ -199,6 +216,20 @@ mod tests {
         assert_eq!(told.code, ErrorCode::Overloaded);
         drop((first, held));
         assert_eq!(bodies.taken.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn there_is_no_room_once_the_largest_finds_none() {
+        const ANSWER: usize = 100 << 10;
+        let whole = ANSWER + REQUEST_BYTES;
+        let bodies = Bodies::new(3 * whole + whole / 2);
+        for held in 0..3 {
+            assert!(!bodies.is_full(ANSWER), "{held} are held");
+            assert!(bodies.take(whole, bodies.max()));
+        }
+        assert!(bodies.is_full(ANSWER));
+        bodies.give_back(whole);
+        assert!(!bodies.is_full(ANSWER));
     }
 
     #[tokio::test]

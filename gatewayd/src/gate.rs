@@ -3,7 +3,8 @@
 //!
 //! This is only the cheap look. What is let through takes its place once it is decoded, and may still be refused there. Until then its
 //! body takes room as it arrives, and has the longest time that a request may ask for. Its answer takes room until the client has read it;
-//! while there is none for answers, what may have a long one is refused, too.
+//! while there is none for the largest answer, what gives as much as it finds is refused, too. The value of one key is read all the same:
+//! as a rule it is small, and there is room for small answers longer.
 
 use crate::answers::{self, Answer, Tells};
 use crate::bodies::{self, Metered, Room};
@@ -79,6 +80,7 @@ impl Service<Request<Incoming>> for Gate {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let path = request.uri().path();
         let operation = operation(request.method(), path);
+        let tells = tells(operation, path);
         let api = if path.starts_with(grpc::PATHS) {
             Api::Grpc
         } else {
@@ -88,7 +90,7 @@ impl Service<Request<Incoming>> for Gate {
             count(&self.core, operation);
             return Either::Left(ready(Ok(self.no_place(api))));
         }
-        if operation.is_some_and(may_be_long) && self.core.answers.is_full() {
+        if operation.is_some_and(gives_what_it_finds) && self.core.answers_are_full() {
             count(&self.core, operation);
             return Either::Left(ready(Ok(refusal(answers::full(), api))));
         }
@@ -100,7 +102,7 @@ impl Service<Request<Incoming>> for Gate {
                 return Either::Left(ready(Ok(refusal(bodies::full(), api))));
             }
         }
-        Either::Right(Box::pin(self.serve(request, room, api, operation)))
+        Either::Right(Box::pin(self.serve(request, room, api, tells)))
     }
 }
 
@@ -112,29 +114,29 @@ fn count(core: &Core, operation: Option<&'static str>) {
     }
 }
 
-/// Whether an operation may give what is stored.
-fn may_be_long(what: &str) -> bool {
-    matches!(what, "get" | "range" | "txn")
+/// Whether an operation gives as much as it finds.
+fn gives_what_it_finds(what: &str) -> bool {
+    matches!(what, "range" | "txn")
 }
 
-/// The answer as it goes out, or that there is no room for it.
-fn given(
-    core: &Core,
-    answer: Response<Body>,
-    api: Api,
-    operation: Option<&'static str>,
-) -> Response<Answer> {
-    let tells = match operation {
+/// What the answer to a request tells.
+fn tells(operation: Option<&'static str>, path: &str) -> Tells {
+    match operation {
         Some("get" | "range") => Tells::Read,
         Some(_) => Tells::Done,
+        // It has moved what others rely on, though it takes no place.
+        None if [rest::TRANSFER, grpc::TRANSFER].contains(&path) => Tells::Done,
         None => Tells::State,
-    };
+    }
+}
+
+/// The answer as it goes out, or that there is no room for it. The request was counted when it was carried out.
+fn given(core: &Core, answer: Response<Body>, api: Api, tells: Tells) -> Response<Answer> {
     let (head, body) = answer.into_parts();
-    let Some(body) = Answer::held(body, &core.answers, tells) else {
-        count(core, operation);
-        return refusal(answers::full(), api);
-    };
-    Response::from_parts(head, body)
+    match Answer::held(body, &core.answers, tells) {
+        Some(body) => Response::from_parts(head, body),
+        None => refusal(answers::full(), api),
+    }
 }
 
 impl Gate {
@@ -144,7 +146,7 @@ impl Gate {
         request: Request<Incoming>,
         room: Option<Arc<Room>>,
         api: Api,
-        operation: Option<&'static str>,
+        tells: Tells,
     ) -> impl Future<Output = Result<Response<Answer>, Infallible>> + use<> {
         let until = Instant::now() + self.body_limit;
         let body_room = room.clone();
@@ -159,7 +161,7 @@ impl Gate {
             {
                 response = ApiError::to_status(&error).into_http();
             }
-            Ok(given(&core, response, api, operation))
+            Ok(given(&core, response, api, tells))
         }
     }
 }
@@ -198,6 +200,9 @@ fn operation(method: &Method, path: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::tests::Bed;
+    use http::StatusCode;
+    use mareedb_config::Config;
 
     #[test]
     fn only_requests_for_keys_are_refused() {
@@ -222,5 +227,56 @@ mod tests {
         for (method, path, expected) in cases {
             assert_eq!(operation(&method, path), expected, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn only_what_was_read_is_refused_once_it_is_there() {
+        let cases = [
+            (Method::GET, "/v1/kv/a", Tells::Read),
+            (Method::GET, "/v1/kv", Tells::Read),
+            (Method::POST, "/mareedb.v1.Kv/Range", Tells::Read),
+            (Method::PUT, "/v1/kv/a", Tells::Done),
+            (Method::DELETE, "/v1/kv/a", Tells::Done),
+            (Method::POST, "/mareedb.v1.Kv/Txn", Tells::Done),
+            (Method::POST, "/v1/cluster/transfer-leadership", Tells::Done),
+            (
+                Method::POST,
+                "/mareedb.v1.Cluster/TransferLeadership",
+                Tells::Done,
+            ),
+            (Method::GET, "/v1/cluster", Tells::State),
+            (Method::GET, "/v1/cluster/elections", Tells::State),
+            (Method::POST, "/mareedb.v1.Cluster/Status", Tells::State),
+            (Method::GET, "/metrics", Tells::State),
+        ];
+        for (method, path, expected) in cases {
+            let told = tells(operation(&method, path), path);
+            assert_eq!(told, expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_read_though_there_is_no_room_for_the_largest_answer() {
+        let core = Bed::new(Config::default()).core;
+        let max = core.answers.max();
+        assert!(!core.answers_are_full());
+        assert!(core.answers.take(max - core.body_bytes_max(), max));
+        assert!(core.answers_are_full());
+        for (what, refused) in [
+            ("get", false),
+            ("range", true),
+            ("txn", true),
+            ("put", false),
+        ] {
+            assert_eq!(gives_what_it_finds(what), refused, "{what}");
+        }
+        let answer = || Response::new(Body::from("v"));
+        assert!(core.answers.take(core.body_bytes_max(), max));
+        let given_to = |tells| given(&core, answer(), Api::Rest, tells).status();
+        assert_eq!(given_to(Tells::Read), StatusCode::OK);
+        assert!(core.answers.take(max, max.saturating_mul(2)));
+        assert_eq!(given_to(Tells::Read), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(given_to(Tells::Done), StatusCode::OK);
+        assert_eq!(core.answers.refused(), 1);
     }
 }

@@ -1,5 +1,6 @@
 //! The gRPC services.
 
+use crate::answers;
 use crate::core::Core;
 use crate::elections;
 use crate::status::{self, Boards};
@@ -19,6 +20,8 @@ use tonic_health::ServingStatus;
 
 /// How the paths of our services begin.
 pub const PATHS: &str = "/mareedb.v1.";
+/// Path of transfers of leadership.
+pub(crate) const TRANSFER: &str = "/mareedb.v1.Cluster/TransferLeadership";
 
 /// All services.
 #[derive(Clone)]
@@ -88,23 +91,58 @@ impl Services {
     }
 }
 
-/// A range, and how many items it may still have.
-type Rest = (v1::RangeRequest, u64);
+/// What is still to come of a range.
+#[derive(Debug)]
+struct Rest {
+    request: v1::RangeRequest,
+    /// So many items at most.
+    left: u64,
+    /// Bytes of the page before, about; `None`: there was none.
+    before: Option<usize>,
+}
 
-impl Services {
-    /// One page of a range, and what is left of it.
-    async fn next_page(
-        &self,
-        mut request: v1::RangeRequest,
-        left: u64,
-    ) -> Result<(v1::RangeResponse, Option<Rest>), Status> {
-        let limit = self.core.page_items(left);
-        let page = self.core.page(&request, limit);
-        let page = self.counted("range", page).await?.into_inner();
+impl Rest {
+    /// All of a range.
+    fn of(request: v1::RangeRequest) -> Rest {
+        let left = match request.limit {
+            0 => u64::MAX,
+            limit => limit,
+        };
+        Rest {
+            request,
+            left,
+            before: None,
+        }
+    }
+
+    /// One page, and what is left after it.
+    async fn next_page(self, core: &Core) -> Result<(v1::RangeResponse, Option<Rest>), ApiError> {
+        let Rest {
+            mut request,
+            left,
+            before,
+        } = self;
+        let deadline = core.deadline(request.timeout_ms)?;
+        // A stream that runs does not end for want of room at this moment, and no page of it is read in vain. What is taken here is given back
+        // just before the page takes its own.
+        let _room = match before {
+            None => None,
+            Some(bytes) => {
+                let room = answers::room_for(&core.answers, bytes, deadline).await;
+                Some(room.ok_or_else(answers::full)?)
+            }
+        };
+        let limit = core.page_items(left);
+        let page = core.page_by(&request, limit, deadline).await?;
+        let bytes: usize = page.items.iter().map(bytes_of).sum();
         let left = left.saturating_sub(page.items.len() as u64);
         let rest = page.next.filter(|_| left > 0).map(|next| {
             crate::kv::go_on(&mut request, page.revision, next);
-            (request, left)
+            Rest {
+                request,
+                left,
+                before: Some(bytes),
+            }
         });
         let response = v1::RangeResponse {
             items: page.items,
@@ -112,6 +150,12 @@ impl Services {
         };
         Ok((response, rest))
     }
+}
+
+/// Bytes of an item in a message, about.
+fn bytes_of(item: &v1::Item) -> usize {
+    const NUMBERS: usize = 40;
+    item.key.len() + item.value.len() + NUMBERS
 }
 
 /// The error in our words, if the headers of an answer have one that was made before a request came to us: of a message that is too large,
@@ -168,18 +212,17 @@ impl Kv for Services {
         &self,
         request: Request<v1::RangeRequest>,
     ) -> Result<Response<Self::RangeStream>, Status> {
-        let request = request.into_inner();
-        let left = match request.limit {
-            0 => u64::MAX,
-            limit => limit,
-        };
+        let all = Rest::of(request.into_inner());
         let services = self.clone();
-        let pages = stream::unfold(Some((request, left)), move |state| {
+        let pages = stream::unfold(Some(all), move |rest: Option<Rest>| {
             let services = services.clone();
             async move {
-                let (request, left) = state?;
-                Some(match services.next_page(request, left).await {
-                    Ok((page, rest)) => (Ok(page), rest),
+                let page = rest?.next_page(&services.core);
+                Some(match services.counted("range", page).await {
+                    Ok(page) => {
+                        let (page, rest) = page.into_inner();
+                        (Ok(page), rest)
+                    }
                     Err(status) => (Err(status), None),
                 })
             }
@@ -239,5 +282,49 @@ impl Node for Services {
         status::node(&self.core, &self.boards)
             .map(Response::new)
             .map_err(Status::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::tests::Bed;
+    use bytes::Bytes;
+    use futures::poll;
+    use mareedb_config::Config;
+    use mareedb_ipc::wire::gateway::ToConsensus;
+    use std::pin::pin;
+
+    #[tokio::test]
+    async fn the_next_page_of_a_stream_is_read_when_there_is_room_for_it() {
+        let mut bed = Bed::new(Config::default());
+        bed.led_by(1, 1);
+        let core = bed.core.clone();
+        let rest = |timeout_ms, before| Rest {
+            request: v1::RangeRequest {
+                start: Bytes::from_static(b"k"),
+                timeout_ms,
+                ..v1::RangeRequest::default()
+            },
+            left: u64::MAX,
+            before,
+        };
+        let max = core.answers.max();
+        assert!(core.answers.take(max, max));
+        let before = Some(1 << 20);
+        let late = rest(1, before).next_page(&core).await;
+        let code = late.err().map(|late| late.code);
+        assert_eq!(code, Some(ErrorCode::Overloaded));
+        let mut page = pin!(rest(60_000, before).next_page(&core));
+        assert!(poll!(page.as_mut()).is_pending());
+        assert!(bed.unasked(), "nothing is read before");
+        core.answers.give_back(max);
+        let asked = bed.asked(page.as_mut()).await;
+        assert!(matches!(asked, ToConsensus::ReadIndex { .. }), "{asked:?}");
+        // The gate has let the first one in.
+        assert!(core.answers.take(max - (2 << 20), max));
+        let mut first = pin!(rest(60_000, None).next_page(&core));
+        let asked = bed.asked(first.as_mut()).await;
+        assert!(matches!(asked, ToConsensus::ReadIndex { .. }), "{asked:?}");
     }
 }

@@ -23,6 +23,8 @@ use range::{after, bounds};
 
 /// The longest bound of a range: the first key after the longest one that any node may have stored.
 const BOUND_BYTES_MAX: u64 = KEY_BYTES_MAX as u64 + 1;
+/// The same in a transaction: what the log carries has no bound that is longer than a key (DET-1).
+const TXN_BOUND_BYTES_MAX: u64 = KEY_BYTES_MAX as u64;
 
 const _: () = assert!(
     IDEMPOTENCY_KEY_BYTES_MAX == mareedb_config::bounds::IDEMPOTENCY_KEY_BYTES_MAX,
@@ -194,10 +196,20 @@ impl Core {
     /// # Errors
     /// As the contract says.
     pub async fn page(&self, request: &v1::RangeRequest, limit: u32) -> Result<Page, ApiError> {
+        let deadline = self.deadline(request.timeout_ms)?;
+        self.page_by(request, limit, deadline).await
+    }
+
+    /// The same by a deadline that is known already.
+    pub(crate) async fn page_by(
+        &self,
+        request: &v1::RangeRequest,
+        limit: u32,
+        deadline: Instant,
+    ) -> Result<Page, ApiError> {
         let at = format_args!("the range");
         let (start, end) = bounds(at, &request.start, &request.end, request.prefix.as_ref())?;
-        check_bounds(at, &start, &end)?;
-        let deadline = self.deadline(request.timeout_ms)?;
+        check_bounds(at, &start, &end, BOUND_BYTES_MAX)?;
         let _place = self.admit(Kind::Other)?;
         let max_bytes = self.config.limits.page_bytes_max;
         let query = Query::Range {
@@ -279,9 +291,9 @@ fn check_length(at: Arguments<'_>, key: &[u8], max: u64) -> Result<(), ApiError>
 }
 
 /// Bounds of a range, which may be those of keys that are longer than this node would store: a page that ends at one goes on from there.
-fn check_bounds(at: Arguments<'_>, start: &[u8], end: &[u8]) -> Result<(), ApiError> {
-    check_length(format_args!("the start of {at}"), start, BOUND_BYTES_MAX)?;
-    check_length(format_args!("the end of {at}"), end, BOUND_BYTES_MAX)
+fn check_bounds(at: Arguments<'_>, start: &[u8], end: &[u8], max: u64) -> Result<(), ApiError> {
+    check_length(format_args!("the start of {at}"), start, max)?;
+    check_length(format_args!("the end of {at}"), end, max)
 }
 
 fn past(revision: u64) -> Option<Revision> {
@@ -338,12 +350,13 @@ mod tests {
         let key = vec![b'k'; KEY_BYTES_MAX];
         let next = after(&key);
         let at = format_args!("the range");
-        assert_eq!(check_bounds(at, &next, &next), Ok(()));
+        let checked = |start: &[u8], end: &[u8]| check_bounds(at, start, end, BOUND_BYTES_MAX);
+        assert_eq!(checked(&next, &next), Ok(()));
         let beyond = after(&next);
         for told in [
             core.check_key(at, &key),
-            check_bounds(at, &beyond, b""),
-            check_bounds(at, b"", &beyond),
+            checked(&beyond, b""),
+            checked(b"", &beyond),
         ] {
             assert_eq!(told.unwrap_err().code, ErrorCode::KeyTooLarge);
         }

@@ -130,6 +130,9 @@ fn escaped(value: &str) -> String {
 pub fn text(core: &Core, boards: &Boards) -> String {
     let mut out = Text::default();
     requests(&mut out, &core.metrics);
+    let name = "mareedb_answers_refused_total";
+    out.family(name, "counter", "Answers that found no room.");
+    out.sample(name, &[], core.answers.refused() as f64);
     out.gauge(
         "mareedb_peers_connected",
         "Peers with a live stream.",
@@ -511,7 +514,8 @@ mod tests {
         }
     }
 
-    /// What a node tells whose daemons have told nothing yet: every family is there, be there samples of it or not.
+    /// What a node tells that has refused one answer, and whose daemons have told nothing yet: every family is there, be there samples of it
+    /// or not.
     fn told_at_first() -> String {
         let node = NodeInProcess::small("{}");
         let supervisor = NodeStatus {
@@ -527,11 +531,20 @@ mod tests {
         let calls = Calls::new(outbox.clone(), vec![outbox.clone()]);
         let peers = Peers::new(own.start(), outbox.clone(), outbox);
         let core = Core::new(calls, peers, Sessions::new(), Config::default());
+        core.answers.refuse();
         let boards = Boards {
             supervisor: own.peer_board(Role::Supervisor),
             storage: own.peer_board(Role::Storage),
         };
         text(&core, &boards)
+    }
+
+    #[test]
+    fn answers_that_found_no_room_are_counted_apart_from_their_requests() {
+        let told = told_at_first();
+        let mut lines = told.lines();
+        assert!(lines.any(|line| line == "mareedb_answers_refused_total 1"));
+        assert!(!told.contains("mareedb_requests_total{"));
     }
 
     #[test]

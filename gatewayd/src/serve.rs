@@ -1,6 +1,6 @@
 //! The listening sockets: who is let in, and what a connection turns out to be.
 
-use crate::answers::{Streams, Watch};
+use crate::answers::Watch;
 use crate::core::Core;
 use crate::gate::Gate;
 use crate::peer::{self, Peers, frame::MAGIC};
@@ -8,6 +8,7 @@ use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use nix::sys::socket::{setsockopt, sockopt};
+use socket2::SockRef;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -35,6 +36,9 @@ const KEEPALIVE_IDLE_S: u32 = 30;
 const KEEPALIVE_INTERVAL_S: u32 = 10;
 /// and is closed when it was asked so many times in vain.
 const KEEPALIVE_PROBES: u32 = 3;
+/// The kernel takes no more of answers than this beyond what it has sent. Left alone it takes some megabytes at once, of whatever streams
+/// have their turn, and then nothing of any for as long as a slow client needs for those: the others would look unread.
+const UNSENT_BYTES_MAX: u32 = 128 << 10;
 /// A pause after an accept that failed: for want of descriptors the next one fails, too, until some connection has ended.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// What is in flight at a graceful stop has so long to end.
@@ -118,11 +122,12 @@ async fn connection(
     let Ok(_place) = places.try_acquire_owned() else {
         return Ok(());
     };
+    SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)?;
     let io = TokioIo::new(Prefixed { first, stream });
     // An answer may wait for its client as long as a request may for its answer.
     let limit = Duration::from_millis(doors.core.config.limits.timeout_ms_max);
-    let (watch, streams) = (Watch::new(limit), Streams::new(limit));
-    let mut builder = auto::Builder::new(streams.clone());
+    let watch = Watch::new(limit);
+    let mut builder = auto::Builder::new(watch.streams());
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -144,7 +149,7 @@ async fn connection(
     let unread = "the client does not read what it has asked for";
     tokio::select! {
         served = watch.over(talk) => served.unwrap_or_else(|| Err(unread.into())),
-        () = streams.unread() => Err(unread.into()),
+        () = watch.unread() => Err(unread.into()),
     }
 }
 

@@ -318,7 +318,8 @@ impl Running {
         self.board.put(Cell::Digests, &digests);
         self.board.set(Gauge::DataBytes, self.store.data_bytes());
         match io::free_bytes(&self.data_dir) {
-            Ok(bytes) => self.board.set(Gauge::FreeBytes, bytes),
+            // 0 is what a board shows that nobody has written.
+            Ok(bytes) => self.board.set(Gauge::FreeBytes, bytes.max(1)),
             // What was shown last stays; a fault of the disk ends the process.
             Err(error) => {
                 tracing::debug!(%error, "nobody knows how much room there is");

@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 const ENTRIES_MAX: u64 = 40_000;
 /// So many stay then, so that a follower that was away for a moment needs no snapshot.
 const ENTRIES_KEPT: u64 = 20_000;
-/// Times `storage.log_retain_bytes`, or as much as there is data if that is more: a larger log waits for no member.
+/// Times `storage.log_retain_bytes`, or as much as there is data if that is more: a larger log waits for no member, see [`waits_upto`].
 const RETAIN_FOR_MEMBERS: u64 = 32;
 /// Nor does one with more entries than these.
 const ENTRIES_FOR_MEMBERS_MAX: u64 = 2_000_000;
@@ -46,6 +46,29 @@ impl Failures {
 /// are in the log.
 fn purgeable(upto: u64, snapshot: Option<u64>, applied: Option<u64>) -> Option<u64> {
     Some(upto.min(snapshot?).min(applied?))
+}
+
+/// Whether another snapshot would let more go: it covers what is applied, and no more.
+fn uncovered(goes: Option<u64>, snapshot: Option<u64>, applied: Option<u64>) -> bool {
+    snapshot < goes.min(applied)
+}
+
+/// How large a log may be that waits for members. It leaves as much of the disk free as its files take: on a full one not even what lets it
+/// go can be written. `free` 0: nobody has told yet how much that is.
+fn waits_upto(retain: u64, data: u64, files: u64, free: u64) -> u64 {
+    // A log that is larger than the data is no shorter way to the end of the log than a snapshot.
+    let most = retain.saturating_mul(RETAIN_FOR_MEMBERS).max(data);
+    if free == 0 {
+        return most;
+    }
+    most.min(files.saturating_add(free) / 2).max(retain)
+}
+
+/// Whether a log is too large to wait for members. After a restart what it holds is a guess that may be far too large; what its files take
+/// is known. `files` 0: nobody has told yet.
+fn is_full(files: u64, held: u64, entries: u64, upto: u64) -> bool {
+    let bytes = if files > 0 { files } else { held };
+    bytes > upto || entries > ENTRIES_FOR_MEMBERS_MAX
 }
 
 impl Host {
@@ -123,9 +146,9 @@ impl Host {
         let groups = self.replicas.len().max(1) as u64;
         let retain = self.config.storage.log_retain_bytes;
         let files = self.storage_board.get(Gauge::LogFileBytes);
-        // A log that is larger than the data is no shorter way to the end of the log than a snapshot.
         let data = self.storage_board.get(Gauge::DataBytes);
-        let bytes_max = retain.saturating_mul(RETAIN_FOR_MEMBERS).max(data);
+        let free = self.storage_board.get(Gauge::FreeBytes);
+        let waits_upto = waits_upto(retain, data, files, free);
         for replica in self.replicas.values() {
             let log = replica.log();
             let mut share = retain / groups;
@@ -139,7 +162,7 @@ impl Host {
             let many = log.entries() > ENTRIES_MAX;
             let beyond = many.then(|| log.beyond_entries(ENTRIES_KEPT)).flatten();
             let beyond = beyond.max(log.beyond(share));
-            let full = files.max(log.held()) > bytes_max || log.entries() > ENTRIES_FOR_MEMBERS_MAX;
+            let full = is_full(files, log.held(), log.entries(), waits_upto);
             let metrics = metrics(replica);
             let index = |at: &Option<LogIdOf<C>>| at.as_ref().map(|at| at.index);
             let purged = index(&metrics.purged);
@@ -154,7 +177,7 @@ impl Host {
             replica
                 .behind()
                 .give_up(purge.filter(|_| full).unwrap_or(0));
-            let uncovered = goes.is_some() && snapshot < goes;
+            let uncovered = uncovered(goes, snapshot, applied);
             if purge.is_none() && !uncovered {
                 continue;
             }
@@ -261,6 +284,57 @@ mod tests {
         ] {
             let found = purgeable(upto, snapshot, applied);
             assert_eq!(found, goes, "{upto} {snapshot:?} {applied:?}");
+        }
+    }
+
+    #[test]
+    fn no_snapshot_is_asked_for_that_would_let_nothing_go() {
+        for (goes, snapshot, applied, more) in [
+            (Some(30), None, Some(50), true),
+            (Some(30), Some(29), Some(50), true),
+            (Some(30), Some(30), Some(50), false),
+            (None, None, Some(50), false),
+            // Without a quorum more is written than can be applied.
+            (Some(30), Some(10), Some(20), true),
+            (Some(30), Some(20), Some(20), false),
+            (Some(30), None, None, false),
+        ] {
+            let found = uncovered(goes, snapshot, applied);
+            assert_eq!(found, more, "{goes:?} {snapshot:?} {applied:?}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_waits_for_members_does_not_fill_the_disk() {
+        const RETAIN: u64 = 32 << 20;
+        let gib = |count: u64| count << 30;
+        for (data, files, free, upto) in [
+            (0, gib(1), gib(1000), RETAIN_FOR_MEMBERS * RETAIN),
+            (gib(60), gib(30), gib(1000), gib(60)),
+            // 17.5 GiB
+            (gib(60), gib(30), gib(5), gib(35) / 2),
+            (gib(60), RETAIN, 1, RETAIN),
+            (gib(60), gib(30), 0, gib(60)),
+        ] {
+            let found = waits_upto(RETAIN, data, files, free);
+            assert_eq!(found, upto, "{data} {files} {free}");
+        }
+    }
+
+    /// LIVE-4: a leader that is restored counts its entries as large ones, and would let go what a member lacks.
+    #[test]
+    fn what_the_files_take_says_whether_a_log_is_full() {
+        let many = ENTRIES_FOR_MEMBERS_MAX + 1;
+        for (files, held, entries, full) in [
+            (100, 900, 1, false),
+            (100, 0, 1, false),
+            (101, 0, 1, true),
+            (0, 100, 1, false),
+            (0, 101, 1, true),
+            (100, 100, many, true),
+        ] {
+            let found = is_full(files, held, entries, 100);
+            assert_eq!(found, full, "{files} {held} {entries}");
         }
     }
 

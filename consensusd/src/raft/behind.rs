@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// For so long after a snapshot has come the log keeps what its receiver lacks. At the end of the log that is nothing.
+/// For so long after a snapshot has come, and after each look at which its receiver has got further, the log keeps what it lacks. At the end
+/// of the log that is nothing.
 const CATCH_UP: Duration = Duration::from_secs(30);
 
 /// Those members. Cloning it gives another handle.
@@ -37,6 +38,8 @@ struct Receiver {
     replica: ReplicaId,
     /// The last entry that the snapshot holds.
     has: u64,
+    /// The last entry that it had acknowledged at any look.
+    matched: Option<u64>,
     /// `None`: the snapshot is on its way.
     until: Option<Instant>,
 }
@@ -60,6 +63,7 @@ impl Behind {
         let receiver = Receiver {
             replica,
             has,
+            matched: None,
             until: None,
         };
         members.receivers.insert(number, receiver);
@@ -98,8 +102,14 @@ impl Members {
         purged: Option<u64>,
         matched: impl Fn(ReplicaId) -> Option<u64>,
     ) -> Option<u64> {
-        self.receivers
-            .retain(|_, receiver| receiver.until.is_none_or(|until| now < until));
+        self.receivers.retain(|_, receiver| {
+            let found = matched(receiver.replica);
+            if found > receiver.matched {
+                receiver.matched = found;
+                receiver.until = receiver.until.map(|_| now + CATCH_UP);
+            }
+            receiver.until.is_none_or(|until| now < until)
+        });
         let has = |receiver: &Receiver| Some(receiver.has).max(matched(receiver.replica));
         self.receivers
             .values()
@@ -160,6 +170,23 @@ mod tests {
         let later = rt::now() + CATCH_UP;
         let mut members = behind.0.members.lock();
         assert_eq!(members.all_have(later, None, matched), None);
+    }
+
+    #[test]
+    fn who_gets_on_after_a_snapshot_is_waited_for() {
+        let behind = Behind::default();
+        let sending = behind.send(ReplicaId(2), 10);
+        sending.has_come();
+        drop(sending);
+        let came = rt::now();
+        let mut members = behind.0.members.lock();
+        let mut all_have = |seconds, matched| {
+            let now = came + Duration::from_secs(seconds);
+            members.all_have(now, None, |_| Some(matched))
+        };
+        assert_eq!(all_have(20, 15), Some(15));
+        assert_eq!(all_have(40, 15), Some(15), "it has got on since it came");
+        assert_eq!(all_have(50, 15), None, "it has not since");
     }
 
     #[test]

@@ -169,6 +169,13 @@ impl Replica {
         chunk: SnapshotChunk,
         finish: Option<(VoteOf<C>, SnapshotMeta)>,
     ) -> Result<Answer, String> {
+        // A snapshot that begins takes the place of what has come of another one. openraft is told to install a whole one, and ends if that
+        // is gone by then.
+        let _one = if number == 0 || finish.is_some() {
+            Some(self.0.installing.lock().await)
+        } else {
+            None
+        };
         if let Some((vote, meta)) = &finish {
             let committed = metrics(self).local_committed.as_ref().map(position);
             if let Some(why) = contradiction(vote, meta.last_applied, committed) {
@@ -248,8 +255,25 @@ impl Replica {
 mod tests {
     use super::*;
     use crate::formation::Proposal;
-    use crate::testing::{END, Follower, LEADER};
+    use crate::testing::{self, END, Follower, LEADER};
     use mareedb_ipc::wire::FIRST_DATA_GROUP;
+
+    fn is_last_chunk(request: &StorageRequest) -> bool {
+        matches!(request, StorageRequest::InstallChunk { number: 1, .. })
+    }
+
+    /// A part of a snapshot, without a key.
+    fn part(install: u64, number: u64, finish: Option<(VoteOf<C>, SnapshotMeta)>) -> Ask {
+        Ask::Snapshot {
+            install: RandomId(install.into()),
+            number,
+            chunk: SnapshotChunk {
+                entries: Vec::new(),
+                next: None,
+            },
+            finish,
+        }
+    }
 
     #[tokio::test]
     async fn who_does_not_stand_claims_no_succession() {
@@ -310,17 +334,49 @@ mod tests {
         };
         let ReplicaId(leader) = Proposal::replica(FIRST_DATA_GROUP, LEADER);
         let vote = VoteOf::<C>::new_committed(END.term, leader);
-        let part = Ask::Snapshot {
-            install: RandomId(7),
-            number: 0,
-            chunk: SnapshotChunk {
-                entries: Vec::new(),
-                next: None,
-            },
-            finish: Some((vote, meta)),
-        };
-        let why = follower.replica.put(part).await.unwrap_err();
+        let whole = part(7, 0, Some((vote, meta)));
+        let why = follower.replica.put(whole).await.unwrap_err();
         assert!(why.contains("of a later term than its leader"), "{why}");
         assert!(metrics(&follower.replica).running_state.is_ok());
+    }
+
+    /// LIVE-4: a sender that has no answer to its last part in time begins another snapshot, while the first is still being written.
+    #[tokio::test]
+    async fn a_snapshot_that_begins_waits_for_a_whole_one() {
+        let follower = Follower::start().await;
+        follower.follows().await;
+        let (replica, storaged) = (&follower.replica, &follower.storaged);
+        let ReplicaId(leader) = Proposal::replica(FIRST_DATA_GROUP, LEADER);
+        let vote = VoteOf::<C>::new_committed(END.term, leader);
+        let meta = SnapshotMeta {
+            last_applied: Some(LogPosition {
+                index: END.index + 1,
+                ..END
+            }),
+            ..testing::state(FIRST_DATA_GROUP).applied
+        };
+        let taken = replica.put(part(1, 0, None)).await;
+        assert!(matches!(taken, Ok(Answer::Taken)), "{taken:?}");
+        storaged.lock().holds = Some(is_last_chunk);
+        let written = async {
+            while !storaged.lock().asked.iter().any(is_last_chunk) {
+                tokio::task::yield_now().await;
+            }
+            storaged.lock().holds = None;
+        };
+        let whole = replica.put(part(1, 1, Some((vote, meta))));
+        let another = replica.put(part(2, 0, None));
+        let (whole, another, ()) = futures::future::join3(whole, another, written).await;
+        assert!(matches!(whole, Ok(Answer::Installed(_))), "{whole:?}");
+        assert!(matches!(another, Ok(Answer::Taken)), "{another:?}");
+        assert!(metrics(replica).running_state.is_ok());
+        let asked = storaged.lock().asked.clone();
+        let finished = asked
+            .iter()
+            .rposition(|request| matches!(request, StorageRequest::FinishInstall { .. }));
+        let begun = asked
+            .iter()
+            .rposition(|request| matches!(request, StorageRequest::BeginInstall { .. }));
+        assert!(finished.is_some() && finished < begun, "{asked:?}");
     }
 }

@@ -23,6 +23,8 @@ use tokio::time::{Instant, sleep};
 
 /// How long to wait for news when a way was lost and nobody says that it is back.
 const PAUSE: Duration = Duration::from_millis(10);
+/// The same of a read that was refused for overload: what would be asked again at once is what there is too much of.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// A forwarded call is given up early enough that another way can be tried.
 const FORWARD_LIMIT: Duration = Duration::from_secs(5);
 
@@ -158,6 +160,11 @@ impl Core {
         )
     }
 
+    /// Whether the largest answer finds no room at this moment.
+    pub(crate) fn answers_are_full(&self) -> bool {
+        self.answers.is_full(self.body_bytes_max())
+    }
+
     /// The view of this moment.
     pub fn view(&self) -> Option<Arc<ClusterView>> {
         self.calls.current()
@@ -229,8 +236,12 @@ impl Core {
 
     /// Waits for a new view, or a moment.
     async fn pause(&self, deadline: Instant) {
+        self.pause_for(PAUSE, deadline).await;
+    }
+
+    async fn pause_for(&self, pause: Duration, deadline: Instant) {
         let mut view = self.calls.watch_view();
-        let moment = sleep(PAUSE.min(deadline.saturating_duration_since(Instant::now())));
+        let moment = sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
         tokio::select! {
             _ = view.changed() => {}
             () = moment => {}

@@ -1,13 +1,14 @@
 //! Reads: of the leader behind a read index, or of what this node has applied.
 
 use super::answers::{consensus_error, read_error};
-use super::{Attempt, Core, Leader};
+use super::{Attempt, BUSY_PAUSE, Core, Leader, PAUSE};
 use crate::metrics::Hop;
 use crate::peer::frame::{Call, Reply};
 use mareedb_api::{ApiError, ErrorCode};
 use mareedb_ipc::wire::GroupId;
 use mareedb_ipc::wire::gateway::ConsensusError;
 use mareedb_ipc::wire::read::{Query, ReadError, ReadRequest, ReadResponse};
+use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 impl Core {
@@ -76,7 +77,7 @@ impl Core {
             if Instant::now() >= deadline {
                 return Err(why.told());
             }
-            self.pause(deadline).await;
+            self.pause_for(pause_after(&why), deadline).await;
         }
     }
 
@@ -119,6 +120,14 @@ impl Core {
     }
 }
 
+/// How long to wait before it is asked again.
+fn pause_after(why: &Attempt) -> Duration {
+    match why {
+        Attempt::Unproposed(ErrorCode::Overloaded, _) => BUSY_PAUSE,
+        _ => PAUSE,
+    }
+}
+
 /// Who was asked has not answered; a read changes nothing, so that nothing is uncertain.
 fn unanswered(stale: bool) -> Attempt {
     if stale {
@@ -131,5 +140,17 @@ fn unanswered(stale: bool) -> Attempt {
             ErrorCode::NoQuorum,
             "the leader did not answer in time".into(),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_too_much_to_do_is_asked_again_later_than_others() {
+        let busy = pause_after(&consensus_error(ConsensusError::Overloaded));
+        let moved = pause_after(&consensus_error(ConsensusError::NotReady));
+        assert!(busy > moved && moved == pause_after(&unanswered(false)));
     }
 }

@@ -77,6 +77,12 @@ impl Bed {
         }
     }
 
+    /// Whether consensusd is asked nothing more at this moment.
+    pub(crate) fn unasked(&mut self) -> bool {
+        self.pump.turn().unwrap();
+        self.consensus.heard().is_none()
+    }
+
     /// consensusd answers a proposal.
     pub(crate) fn answer(&mut self, call: u64, result: Result<&Outcome, ConsensusError>) {
         let result = result.map(|outcome| encode(outcome).into());

@@ -1,7 +1,7 @@
 //! Transactions: what a request says, in the command that the log carries.
 
 use super::range::bounds;
-use super::{check_bounds, to_result};
+use super::{TXN_BOUND_BYTES_MAX, check_bounds, to_result};
 use crate::core::Core;
 use mareedb_api::v1;
 use mareedb_api::{ApiError, ErrorCode};
@@ -108,7 +108,7 @@ impl Core {
                     let prefix = range.prefix.as_ref();
                     let at = format_args!("{list}[{i}].range");
                     let (start, end) = bounds(at, &range.start, &range.end, prefix)?;
-                    check_bounds(at, &start, &end)?;
+                    check_bounds(at, &start, &end, TXN_BOUND_BYTES_MAX)?;
                     Op::Range {
                         start,
                         end,
@@ -157,9 +157,13 @@ mod tests {
     use super::*;
     use crate::core::tests::Bed;
     use bytes::Bytes;
+    use futures::poll;
     use mareedb_config::Config;
+    use mareedb_config::bounds::KEY_BYTES_MAX;
     use mareedb_ipc::wire::command::Command;
     use mareedb_ipc::wire::decode;
+    use std::pin::pin;
+    use std::task::Poll;
 
     /// What is proposed for this request by a node whose pages have so many items, and under which fingerprint.
     async fn lowered(request: v1::TxnRequest, page_items_max: u64) -> (Txn, u128) {
@@ -180,6 +184,34 @@ mod tests {
             } => (txn, key.fingerprint),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_bound_that_the_log_does_not_carry_is_refused_before_it_is_proposed() {
+        let mut bed = Bed::new(Config::default());
+        bed.led_by(1, 1);
+        let core = bed.core.clone();
+        let range = |start_bytes: usize, end_bytes: usize| v1::TxnRequest {
+            success: vec![v1::Op {
+                op: Some(v1::op::Op::Range(v1::op::Range {
+                    start: vec![b'k'; start_bytes].into(),
+                    end: vec![b'k'; end_bytes].into(),
+                    ..v1::op::Range::default()
+                })),
+            }],
+            ..v1::TxnRequest::default()
+        };
+        let beyond = KEY_BYTES_MAX + 1;
+        for request in [range(beyond, 0), range(0, beyond)] {
+            let told = poll!(pin!(core.txn(request)));
+            let Poll::Ready(Err(told)) = told else {
+                panic!("{told:?}");
+            };
+            assert_eq!(told.code, ErrorCode::KeyTooLarge);
+            assert!(bed.unasked());
+        }
+        let longest = core.txn(range(KEY_BYTES_MAX, KEY_BYTES_MAX));
+        bed.first_proposed(pin!(longest)).await;
     }
 
     #[tokio::test]

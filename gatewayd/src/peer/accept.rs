@@ -21,6 +21,8 @@ use tokio_util::codec::{Framed, FramedRead, FramedWrite};
 const HELLO_LIMIT: Duration = Duration::from_secs(2);
 /// Forwarded calls that one stream may have open.
 const CALLS_MAX: usize = 4096;
+/// What a read may give, about: the largest page that a configuration allows. The largest values are longer.
+const READ_BYTES: usize = 2 << 20;
 
 /// Serves the stream until it ends. The magic word has been read.
 ///
@@ -99,6 +101,11 @@ impl Waiting {
         frame
     }
 
+    /// Whether a read would hardly find room for what it gives.
+    fn is_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed) + READ_BYTES > WAITING_BYTES_MAX
+    }
+
     fn leaves(&self, frame: &Frame) {
         self.0.fetch_sub(weight(frame), Ordering::Relaxed);
     }
@@ -133,7 +140,7 @@ async fn serve_calls(core: Arc<Core>, framed: Framed<TcpStream, Codec>) -> io::R
             tokio::spawn(async move {
                 let until = Instant::now() + Duration::from_millis(u64::from(ms));
                 // Later nobody waits for it.
-                if let Ok(reply) = timeout_at(until, answer(&core, *call, until)).await {
+                if let Ok(reply) = timeout_at(until, reply(&core, &waiting, *call, until)).await {
                     place.send(waiting.enters(number, reply));
                 }
             });
@@ -144,6 +151,14 @@ async fn serve_calls(core: Arc<Core>, framed: Framed<TcpStream, Codec>) -> io::R
         ended = writer => ended,
         ended = reader => ended,
     }
+}
+
+/// What is replied to a call. Nothing is read that would only be thrown away, and asked for again.
+async fn reply(core: &Core, waiting: &Waiting, call: Call, until: Instant) -> Reply {
+    if matches!(call, Call::Read(_)) && waiting.is_full() {
+        return Reply::Read(Err(ConsensusError::Overloaded));
+    }
+    answer(core, call, until).await
 }
 
 async fn answer(core: &Core, call: Call, until: Instant) -> Reply {
@@ -171,43 +186,59 @@ async fn answer(core: &Core, call: Call, until: Instant) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::tests::Bed;
+    use crate::links::tests::later;
     use bytes::Bytes;
-    use mareedb_ipc::wire::Revision;
+    use futures::poll;
+    use mareedb_config::Config;
     use mareedb_ipc::wire::command::Item;
-    use mareedb_ipc::wire::read::ReadResponse;
+    use mareedb_ipc::wire::gateway::ToConsensus;
+    use mareedb_ipc::wire::read::{Query, ReadRequest, ReadResponse};
+    use mareedb_ipc::wire::{FIRST_DATA_GROUP, Revision};
+    use std::pin::pin;
+    use std::task::Poll;
 
-    #[test]
-    fn replies_wait_for_a_slow_stream_up_to_a_limit_and_only_reads_are_refused() {
-        let item = Item {
-            key: Bytes::from_static(b"k"),
-            value: Bytes::from(vec![0; 1 << 20]),
-            create_revision: Revision(1),
-            mod_revision: Revision(1),
-            version: 1,
-        };
-        let read = || {
-            Reply::Read(Ok(Ok(ReadResponse {
-                items: vec![item.clone()],
-                elections: Vec::new(),
-                more: false,
-                revision: Revision(1),
-                applied_index: 1,
-            })))
-        };
-        let refused = Frame::Reply(7, Box::new(Reply::Read(Err(ConsensusError::Overloaded))));
-        let waiting = Waiting::default();
+    /// A page of a megabyte.
+    fn page() -> Reply {
+        Reply::Read(Ok(Ok(ReadResponse {
+            items: vec![Item {
+                key: Bytes::from_static(b"k"),
+                value: Bytes::from(vec![0; 1 << 20]),
+                create_revision: Revision(1),
+                mod_revision: Revision(1),
+                version: 1,
+            }],
+            elections: Vec::new(),
+            more: false,
+            revision: Revision(1),
+            applied_index: 1,
+        })))
+    }
+
+    fn refused() -> Reply {
+        Reply::Read(Err(ConsensusError::Overloaded))
+    }
+
+    /// What has found room of as many pages as there is room for.
+    fn filled(waiting: &Waiting) -> Vec<Frame> {
         let mut kept = Vec::new();
         loop {
-            let frame = waiting.enters(7, read());
-            if frame == refused {
+            let frame = waiting.enters(7, page());
+            if frame == Frame::Reply(7, Box::new(refused())) {
                 waiting.leaves(&frame);
-                break;
+                return kept;
             }
             kept.push(frame);
             assert!(kept.len() < 1_000, "what waits has no bound");
         }
+    }
+
+    #[test]
+    fn replies_wait_for_a_slow_stream_up_to_a_limit_and_only_reads_are_refused() {
+        let waiting = Waiting::default();
+        let mut kept = filled(&waiting);
         assert!(kept.len() > 16);
-        let outcome = Reply::Proposed(Ok(item.value.clone()));
+        let outcome = Reply::Proposed(Ok(Bytes::from(vec![0; 1 << 20])));
         let written = waiting.enters(7, outcome.clone());
         assert_eq!(written, Frame::Reply(7, Box::new(outcome)));
         kept.push(written);
@@ -215,6 +246,30 @@ mod tests {
             waiting.leaves(frame);
         }
         assert_eq!(waiting.0.load(Ordering::Relaxed), 0);
-        assert_ne!(waiting.enters(7, read()), refused);
+        let again = Frame::Reply(7, Box::new(page()));
+        assert_eq!(waiting.enters(7, page()), again);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_while_replies_find_no_room() {
+        let mut bed = Bed::new(Config::default());
+        bed.led_by(1, 1);
+        let core = bed.core.clone();
+        let read = || {
+            Call::Read(ReadRequest {
+                group: FIRST_DATA_GROUP,
+                epoch: 1,
+                min_index: 0,
+                query: Query::Elections,
+            })
+        };
+        let (full, room) = (Waiting::default(), Waiting::default());
+        filled(&full);
+        let told = poll!(pin!(reply(&core, &full, read(), later())));
+        assert_eq!(told, Poll::Ready(refused()));
+        assert!(bed.unasked());
+        let mut served = pin!(reply(&core, &room, read(), later()));
+        let asked = bed.asked(served.as_mut()).await;
+        assert!(matches!(asked, ToConsensus::ReadIndex { .. }), "{asked:?}");
     }
 }

@@ -33,6 +33,8 @@ pub struct App {
 pub(crate) const KEYS: &str = "/v1/kv";
 /// Path of transactions.
 pub(crate) const TXN: &str = "/v1/txn";
+/// Path of transfers of leadership.
+pub(crate) const TRANSFER: &str = "/v1/cluster/transfer-leadership";
 
 /// All routes.
 pub fn router(app: App) -> Router {
@@ -46,7 +48,7 @@ pub fn router(app: App) -> Router {
         .route(TXN, post(kv::txn))
         .route("/v1/cluster", get(cluster))
         .route("/v1/cluster/elections", get(elections))
-        .route("/v1/cluster/transfer-leadership", post(transfer))
+        .route(TRANSFER, post(transfer))
         .route("/v1/node", get(node))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))

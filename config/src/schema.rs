@@ -196,7 +196,7 @@ pub struct Limits {
     pub queueing_target_ms: u64,
     /// Open client connections on a node, per port.
     pub connections_max: u64,
-    /// Longest `timeout_ms` that a client may ask for; at least 5,000, which clients ask for by default.
+    /// Longest `timeout_ms` that a client may ask for; at least 5,000, which clients ask for by default. A client that takes nothing of an answer for as long is given up.
     pub timeout_ms_max: u64,
     /// Live idempotency keys; beyond them new keyed requests get OVERLOADED.
     pub idempotency_keys_max: u64,

@@ -339,23 +339,13 @@ impl Drop for Forget<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing;
     use mareedb_ipc::testing::NodeInProcess;
-    use mareedb_ipc::wire::{FIRST_DATA_GROUP, ReplicaId};
-    use mareedb_ipc::{Lane, Role};
 
     #[test]
     fn a_peer_that_answers_more_than_it_was_asked_ends_its_stream() {
         let node = NodeInProcess::small("{}");
-        let mut consensus = node.attach(Role::Consensus);
-        let peer = consensus.sender(Role::Gateway, Lane::Peer);
-        let peer = Outbox::before(&peer, || {});
-        let exchange = Exchange::new(peer.clone(), peer, Takes::new(1 << 20, 1 << 20));
-        let route = Route {
-            cluster: RandomId(1),
-            group: FIRST_DATA_GROUP,
-            from: ReplicaId(1),
-            to: ReplicaId(2),
-        };
+        let (exchange, route) = testing::exchange(&node);
         let (call, mut answers) = exchange.open_stream("a", route).unwrap();
         let answered = || exchange.answered(route.back(), call.name(), Answer::Taken);
         (0..OPEN_MAX).for_each(|_| answered());

@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::clock::HybridClock;
 use crate::exchange::Exchange;
 use crate::formation::{Facts, Member, Proposal};
-use crate::frames::{Ask, Frame};
+use crate::frames::{Ask, Frame, Route};
 use crate::log_link::LogLink;
 use crate::raft::{Membership, Place, encode_membership};
 use crate::replica::Replica;
@@ -19,7 +19,7 @@ use mareedb_ipc::wire::storage::{
     FromStorage, KeyRange, ReplicaState, SnapshotMeta, StorageAnswer, StorageRequest, ToStorage,
 };
 use mareedb_ipc::wire::{
-    FIRST_DATA_GROUP, GroupId, LogPosition, NodeId, OperationId, RandomId, Vote, decode,
+    FIRST_DATA_GROUP, GroupId, LogPosition, NodeId, OperationId, RandomId, ReplicaId, Vote, decode,
 };
 use mareedb_ipc::{Lane, Outbox, Receiver, Role, Sender};
 use parking_lot::Mutex;
@@ -32,6 +32,21 @@ pub(crate) const LEADER: NodeId = NodeId(1);
 pub(crate) const ME: NodeId = NodeId(2);
 /// Where the follower's log ends, all of which is applied and purged.
 pub(crate) const END: LogPosition = LogPosition { term: 1, index: 5 };
+
+/// Between two replicas, by which nothing is sent; the node is to outlive it.
+pub(crate) fn exchange(node: &NodeInProcess) -> (Arc<Exchange>, Route) {
+    let mut consensus = node.attach(Role::Consensus);
+    let peer = consensus.sender(Role::Gateway, Lane::Peer);
+    let peer = Outbox::before(&peer, || {});
+    let route = Route {
+        cluster: RandomId(1),
+        group: FIRST_DATA_GROUP,
+        from: ReplicaId(1),
+        to: ReplicaId(2),
+    };
+    let takes = Takes::new(1 << 20, 1 << 20);
+    (Exchange::new(peer.clone(), peer, takes), route)
+}
 
 fn member(node: u64) -> Member {
     Member {

@@ -12,7 +12,7 @@ use crate::planted::Fault;
 use mareedb_config::Config;
 use mareedb_ipc::testing::NodeInProcess;
 use mareedb_ipc::wire::command::{Command, Op, SessionRef, Txn, encode_command};
-use mareedb_ipc::wire::gateway::{ConsensusError, FromConsensus, ToConsensus};
+use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError, FromConsensus, ToConsensus};
 use mareedb_ipc::wire::view::{ClusterView, GroupView};
 use mareedb_ipc::wire::{FIRST_DATA_GROUP, GroupId, RandomId};
 use mareedb_ipc::{Gauge, Inheritance, RingSizes, Role, Topology};
@@ -320,6 +320,21 @@ impl Cluster {
             group: FIRST_DATA_GROUP,
             command,
         })
+    }
+
+    /// Asks a node that leads to hand leadership over to another one.
+    pub fn transfer(&self, leader: usize, to: usize) -> Result<String, ConsensusError> {
+        let to = self
+            .network()
+            .wait("an id", |views| views.get(&to).map(|view| view.me.id));
+        let answers = self.network().call(leader, |call| ToConsensus::Admin {
+            call,
+            request: AdminRequest::TransferLeadership { to },
+        });
+        match answers.recv_timeout(PATIENCE).unwrap() {
+            FromConsensus::Admin { result, .. } => result,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Asks a node to write, without waiting for an answer.

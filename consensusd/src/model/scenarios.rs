@@ -3,7 +3,7 @@
 use super::{Cluster, DEFAULT, PATIENCE, data};
 use crate::frames::{Answer, Ask, Frame};
 use mareedb_ipc::wire::FIRST_DATA_GROUP;
-use mareedb_ipc::wire::gateway::{AdminRequest, ConsensusError, FromConsensus, ToConsensus};
+use mareedb_ipc::wire::gateway::{ConsensusError, FromConsensus};
 use mareedb_ipc::wire::view::{ClusterView, NodeIdentity};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -145,19 +145,8 @@ fn leadership_moves_on_request() {
     let mut cluster = Cluster::form(&DEFAULT, None);
     let old = cluster.leader();
     let new = (old + 1) % 3;
-    let to = cluster
-        .network()
-        .wait("an id", |views| views.get(&new).map(|view| view.me.id));
     cluster.write(&[old], "before", "1");
-    let answers = cluster.network().call(old, |call| ToConsensus::Admin {
-        call,
-        request: AdminRequest::TransferLeadership { to },
-    });
-    let answer = answers.recv_timeout(super::PATIENCE).unwrap();
-    let FromConsensus::Admin { result, .. } = &answer else {
-        panic!("{answer:?}")
-    };
-    assert_eq!(result.as_deref(), Ok(format!("node{}", new + 1).as_str()));
+    assert_eq!(cluster.transfer(old, new), Ok(format!("node{}", new + 1)));
     cluster.write(&[new], "after", "2");
     assert_eq!(cluster.leader(), new);
     assert_eq!(cluster.settle(&[0, 1, 2]).len(), 2);
@@ -381,31 +370,18 @@ fn leadership_is_not_handed_to_a_node_without_storage() {
     let mut cluster = Cluster::form(&DEFAULT, None);
     let leader = cluster.leader();
     let away = (leader + 1) % 3;
-    let to = cluster
-        .network()
-        .wait("an id", |views| views.get(&away).map(|view| view.me.id));
-    let transfer = |cluster: &Cluster| {
-        let answers = cluster.network().call(leader, |call| ToConsensus::Admin {
-            call,
-            request: AdminRequest::TransferLeadership { to },
-        });
-        match answers.recv_timeout(super::PATIENCE).unwrap() {
-            FromConsensus::Admin { result, .. } => result,
-            other => panic!("{other:?}"),
-        }
-    };
     // The others hear of it with the next ping, within 300 ms. No view shows it, and a transfer that comes too early takes place.
     let pause = std::time::Duration::from_millis(500);
     cluster.storage_ready(away, true);
     std::thread::sleep(pause);
     cluster.storage_ready(away, false);
     std::thread::sleep(pause);
-    let refused = transfer(&cluster);
+    let refused = cluster.transfer(leader, away);
     assert!(refused.is_err(), "{refused:?}");
     cluster.write(&[leader], "still", "1");
     cluster.storage_ready(away, true);
     let began = std::time::Instant::now();
-    while let Err(why) = transfer(&cluster) {
+    while let Err(why) = cluster.transfer(leader, away) {
         assert!(began.elapsed() < super::PATIENCE, "{why:?}");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
@@ -421,16 +397,6 @@ fn leadership_is_not_handed_to_a_node_that_lacks_much() {
     let to = cluster
         .network()
         .wait("an id", |views| views.get(&away).map(|view| view.me.id));
-    let transfer = |cluster: &Cluster| {
-        let answers = cluster.network().call(leader, |call| ToConsensus::Admin {
-            call,
-            request: AdminRequest::TransferLeadership { to },
-        });
-        match answers.recv_timeout(PATIENCE).unwrap() {
-            FromConsensus::Admin { result, .. } => result,
-            other => panic!("{other:?}"),
-        }
-    };
     let term = cluster.term(leader);
     cluster.pause_storage(away, true);
     for number in 0..1_200 {
@@ -442,7 +408,7 @@ fn leadership_is_not_handed_to_a_node_that_lacks_much() {
         let member = members.iter().find(|member| Some(member.id) == to)?;
         member.lag_ms.filter(|lag| *lag > 400).map(drop)
     });
-    let refused = transfer(&cluster);
+    let refused = cluster.transfer(leader, away);
     assert!(
         matches!(refused, Err(ConsensusError::Refused(_))),
         "{refused:?}"
@@ -452,7 +418,7 @@ fn leadership_is_not_handed_to_a_node_that_lacks_much() {
     cluster.pause_storage(away, false);
     cluster.settle(&[0, 1, 2]);
     let began = Instant::now();
-    while let Err(why) = transfer(&cluster) {
+    while let Err(why) = cluster.transfer(leader, away) {
         assert!(began.elapsed() < PATIENCE, "{why:?}");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
@@ -491,14 +457,7 @@ fn a_command_that_one_member_cannot_receive_is_refused() {
     let mut cluster = Cluster::form_over(&DEFAULT, None, |_| {}, rings);
     let mut leader = cluster.leader();
     if leader == small {
-        let to = cluster
-            .network()
-            .wait("an id", |views| views.get(&1).map(|view| view.me.id));
-        let moved = cluster.network().call(leader, |call| ToConsensus::Admin {
-            call,
-            request: AdminRequest::TransferLeadership { to },
-        });
-        moved.recv_timeout(super::PATIENCE).unwrap();
+        cluster.transfer(leader, 1).unwrap();
         cluster.write(&[1], "moved", "1");
         leader = cluster.leader();
     }

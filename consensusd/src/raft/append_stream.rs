@@ -157,27 +157,15 @@ impl<S: Stream<Item = AppendEntriesRequest<C>> + Unpin> Appending<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::Exchange;
-    use crate::frames::Route;
     use crate::raft::log_id;
-    use crate::takes::Takes;
+    use crate::testing;
     use mareedb_ipc::testing::NodeInProcess;
-    use mareedb_ipc::wire::{FIRST_DATA_GROUP, LogPosition, RandomId, ReplicaId};
-    use mareedb_ipc::{Lane, Outbox, Role};
+    use mareedb_ipc::wire::LogPosition;
 
     #[tokio::test]
     async fn a_stream_to_one_that_is_given_up_ends() {
         let node = NodeInProcess::small("{}");
-        let mut consensus = node.attach(Role::Consensus);
-        let peer = consensus.sender(Role::Gateway, Lane::Peer);
-        let peer = Outbox::before(&peer, || {});
-        let exchange = Exchange::new(peer.clone(), peer, Takes::new(1 << 20, 1 << 20));
-        let route = Route {
-            cluster: RandomId(1),
-            group: FIRST_DATA_GROUP,
-            from: ReplicaId(1),
-            to: ReplicaId(2),
-        };
+        let (exchange, route) = testing::exchange(&node);
         let (call, answers) = exchange.open_stream("a", route).unwrap();
         let (name, behind) = (call.name(), Behind::default());
         let nothing = futures::stream::pending::<AppendEntriesRequest<C>>();

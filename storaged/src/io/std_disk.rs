@@ -218,8 +218,10 @@ mod tests {
         let file = format!(":{} ", writes.metadata().unwrap().ino());
         let waits = |line: &str| line.contains("-> FLOCK") && line.contains(&file);
         let locks = || fs::read_to_string("/proc/locks").unwrap();
+        let began = std::time::Instant::now();
         while !locks().lines().any(waits) {
             assert!(!opening.is_finished(), "a write may still land");
+            assert!(began.elapsed().as_secs() < 60, "/proc/locks lists it not");
             std::thread::yield_now();
         }
         drop(writes);
